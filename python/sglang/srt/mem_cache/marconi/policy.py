@@ -1,0 +1,121 @@
+"""The eviction policies, by number, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from functools import partial
+from typing import Protocol
+
+from sglang.srt.mem_cache.marconi.candidates import ScannedCandidates
+from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.savings import Savings, flop_efficiency
+
+
+class EvictionPolicy(Protocol):
+    """Orders what is cached; a base adapter reports the tree's events and asks for victims.
+
+    ``now`` is a logical tick, the same on every tensor-parallel rank. The adapter keeps one
+    :class:`CachedPrefix` a node and changes it in place, so a policy must not read a prefix's
+    fields between two events as if they were frozen. A pool that is not in ``pools`` is left to
+    the tree's own LRU order.
+    """
+
+    pools: frozenset[Pool]
+
+    def on_insert(self, prefix: CachedPrefix, now: int) -> None:
+        """A prefix (state, KV or both) became cached."""
+
+    def on_hit(self, prefix: CachedPrefix, now: int) -> None:
+        """A request consumed its state; ``prefix.last_access`` is ``now``."""
+
+    def on_change(self, prefix: CachedPrefix) -> None:
+        """Its cost, bytes, children, locks or surviving ancestor changed."""
+
+    def on_remove(self, prefix: CachedPrefix) -> None:
+        """It is no longer cached."""
+
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
+        """Whom to evict from ``pool``, or ``None`` when nothing evictable is left.
+
+        Args:
+            excluding: ids already tried in this eviction, to be passed over.
+        """
+
+
+class LruPolicy:
+    """Policy 1: stock LRU. It orders no pool, so SGLang's own walk decides, victim for victim."""
+
+    pools: frozenset[Pool] = frozenset()
+
+    def on_insert(self, prefix: CachedPrefix, now: int) -> None: ...
+
+    def on_hit(self, prefix: CachedPrefix, now: int) -> None: ...
+
+    def on_change(self, prefix: CachedPrefix) -> None: ...
+
+    def on_remove(self, prefix: CachedPrefix) -> None: ...
+
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
+        return None
+
+
+class MarconiPolicy:
+    """Policy 2, the paper's (section 4.2): evict the lowest recency + alpha * FLOP efficiency."""
+
+    def __init__(
+        self,
+        savings: Savings,
+        eff_weight: float,
+        pools: frozenset[Pool] = frozenset(Pool),
+    ) -> None:
+        self.pools = pools
+        self.eff_weight = eff_weight
+        self._candidates = {
+            pool: ScannedCandidates(pool, partial(flop_efficiency, savings, pool=pool))
+            for pool in Pool
+            if pool in pools
+        }
+
+    def on_insert(self, prefix: CachedPrefix, now: int) -> None:
+        self.on_change(prefix)
+
+    def on_hit(self, prefix: CachedPrefix, now: int) -> None:
+        self.on_change(prefix)
+
+    def on_change(self, prefix: CachedPrefix) -> None:
+        for candidates in self._candidates.values():
+            candidates.put(prefix)
+
+    def on_remove(self, prefix: CachedPrefix) -> None:
+        for candidates in self._candidates.values():
+            candidates.discard(prefix)
+
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
+        candidates = self._candidates.get(pool)
+        return None if candidates is None else candidates.lowest(now, self.eff_weight, excluding)
+
+    def _check(self) -> None:
+        for candidates in self._candidates.values():
+            candidates._check()
+
+
+PolicyFactory = Callable[[MarconiConfig, Savings], EvictionPolicy]
+
+_POOLS = {"both": frozenset(Pool), "state": frozenset({Pool.STATE})}
+
+
+def _marconi(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+    return MarconiPolicy(savings, config.marconi_eff_weight, _POOLS[config.marconi_evict_pools])
+
+
+def _lru(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+    return LruPolicy()
+
+
+POLICIES: dict[int, PolicyFactory] = {1: _lru, 2: _marconi}
+
+
+def create_policy(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+    """The policy that ``--marconi-evict-policy`` names."""
+    return POLICIES[config.marconi_evict_policy](config, savings)

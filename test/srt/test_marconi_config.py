@@ -1,0 +1,70 @@
+"""Options: defaults, and every bad value with a message that names what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfig, MarconiConfigError
+
+
+def test_nothing_given_is_stock():
+    assert MarconiConfig.from_options({}) is None
+    assert MarconiConfig.from_options({flag.field: None for flag in FLAGS}) is None
+
+
+def test_policy_2_completes_itself_with_defaults():
+    config = MarconiConfig.from_options({"marconi_evict_policy": 2})
+    assert config == MarconiConfig(2, 0.5, "surviving", "both")
+    assert config.policy_name == "marconi"
+
+
+def test_text_and_numbers_mean_the_same():
+    typed = MarconiConfig.from_options({"marconi_evict_policy": 2, "marconi_eff_weight": 1})
+    text = MarconiConfig.from_options({"marconi_evict_policy": "2", "marconi_eff_weight": "1.0"})
+    assert typed == text and typed.marconi_eff_weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "flag", "value", "allowed"),
+    [
+        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2"),
+        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2"),
+        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2"),
+        *[
+            (
+                {"marconi_evict_policy": 2, "marconi_eff_weight": bad},
+                "--marconi-eff-weight",
+                repr(bad),
+                "a finite number >= 0",
+            )
+            for bad in (-0.1, float("nan"), float("inf"), "half", True, "nan", "-1")
+        ],
+        (
+            {"marconi_evict_policy": 2, "marconi_savings": "all"},
+            "--marconi-savings",
+            "'all'",
+            "surviving, parent",
+        ),
+        (
+            {"marconi_evict_policy": 2, "marconi_evict_pools": "kv"},
+            "--marconi-evict-pools",
+            "'kv'",
+            "both, state",
+        ),
+        ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
+        (
+            {"marconi_evict_policy": 1, "marconi_eff_weight": 0.5},
+            "--marconi-eff-weight",
+            "0.5",
+            "--marconi-evict-policy 2",
+        ),
+    ],
+)
+def test_bad_values_are_named(options, flag, value, allowed):
+    with pytest.raises(MarconiConfigError) as error:
+        MarconiConfig.from_options(options)
+    assert flag in str(error.value) and value in str(error.value) and allowed in str(error.value)
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(MarconiConfigError, match="marconi_evict_polcy"):
+        MarconiConfig.from_options({"marconi_evict_polcy": 2})
