@@ -1,0 +1,137 @@
+"""What the cache did: victims, what they cost, what hits saved, and why hits were lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import blake2b
+
+
+class VictimKind(Enum):
+    """What an eviction took."""
+
+    STATE_ONLY = "state_only"
+    LEAF_WITH_STATE = "leaf_with_state"
+    LEAF_KV_ONLY = "leaf_kv_only"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Where one request's prompt stood in the cache when it was admitted; depths in tokens.
+
+    ``hit <= deepest_state <= deepest_kv <= input_tokens``: the request resumed at ``hit``;
+    without evictions it would have resumed at ``deepest_state``, and its tokens had been seen up
+    to ``deepest_kv``.
+
+    Attributes:
+        input_tokens: length of the prompt.
+        hit: tokens that need no prefill.
+        state_kv_alive: ``deepest_state`` lies where KV still lives.
+    """
+
+    input_tokens: int
+    hit: int
+    deepest_state: int
+    deepest_kv: int
+    state_kv_alive: bool
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Tokens seen before and prefilled again, by reason."""
+        evicted = max(self.deepest_state - self.hit, 0)
+        return {
+            "state_evicted": evicted if self.state_kv_alive else 0,
+            "kv_evicted": 0 if self.state_kv_alive else evicted,
+            "never_admitted": max(self.deepest_kv - max(self.deepest_state, self.hit), 0),
+        }
+
+
+@dataclass
+class MarconiStats:
+    """Counters since the server started; they only grow, also over a cache flush.
+
+    Keys of ``victims`` are (pool under pressure, kind), of ``fallbacks`` the pool. Bytes are those
+    of this rank, FLOPs those of the whole model. ``victim_digest`` is a running hash of all
+    victims in order: equal on two ranks exactly when both evicted the same.
+    """
+
+    requests: int = 0
+    requests_hit: int = 0
+    input_tokens: int = 0
+    hit_tokens: int = 0
+    flops_saved: float = 0.0
+    flops_needed: float = 0.0
+    bytes_evicted: float = 0.0
+    flops_evicted: float = 0.0
+    kv_tokens_evicted: int = 0
+    states_evicted: int = 0
+    errors: int = 0
+    victim_digest: bytes = b""
+    victims: Counter[tuple[str, str]] = field(default_factory=Counter)
+    lost_tokens: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+
+    def count_lookup(self, lookup: Lookup, flops_saved: float, flops_needed: float) -> None:
+        """Count one admitted request.
+
+        Args:
+            flops_saved: FLOPs of prefilling its hit.
+            flops_needed: FLOPs of prefilling all of it without a cache.
+        """
+        self.requests += 1
+        self.requests_hit += lookup.hit > 0
+        self.input_tokens += lookup.input_tokens
+        self.hit_tokens += lookup.hit
+        self.flops_saved += flops_saved
+        self.flops_needed += flops_needed
+        for reason, tokens in lookup.lost.items():
+            self.lost_tokens[reason] += tokens
+
+    def count_victim(
+        self,
+        pool: str,
+        kind: VictimKind,
+        *,
+        node_id: int,
+        depth: int,
+        kv_tokens: int,
+        freed_bytes: float,
+        flops: float,
+    ) -> None:
+        """Count one eviction made while ``pool`` was short, of the node that ends at ``depth``."""
+        victim = f"{pool} {kind.value} {node_id} {depth}".encode()
+        self.victim_digest = blake2b(self.victim_digest + victim, digest_size=8).digest()
+        self.victims[pool, kind.value] += 1
+        self.kv_tokens_evicted += kv_tokens
+        self.states_evicted += kind is not VictimKind.LEAF_KV_ONLY
+        self.bytes_evicted += freed_bytes
+        self.flops_evicted += flops
+
+    def as_dict(self) -> dict[str, object]:
+        """The counters as plain JSON types."""
+        return {
+            "requests": self.requests,
+            "requests_hit": self.requests_hit,
+            "input_tokens": self.input_tokens,
+            "hit_tokens": self.hit_tokens,
+            "token_hit_rate": self.hit_tokens / self.input_tokens if self.input_tokens else 0.0,
+            "flops_saved": self.flops_saved,
+            "flops_saved_fraction": (
+                self.flops_saved / self.flops_needed if self.flops_needed else 0.0
+            ),
+            "bytes_evicted": self.bytes_evicted,
+            "flops_evicted": self.flops_evicted,
+            "kv_tokens_evicted": self.kv_tokens_evicted,
+            "states_evicted": self.states_evicted,
+            "victim_digest": self.victim_digest.hex(),
+            "victims": {
+                f"{pool}:{kind}": count for (pool, kind), count in sorted(self.victims.items())
+            },
+            "lost_tokens": {
+                reason: self.lost_tokens[reason]
+                for reason in ("state_evicted", "kv_evicted", "never_admitted")
+            },
+            "fallbacks_to_lru": dict(sorted(self.fallbacks.items())),
+            "errors": self.errors,
+        }
