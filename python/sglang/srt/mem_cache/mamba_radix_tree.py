@@ -1,0 +1,243 @@
+"""SGLang 0.5.23's Python tree core and components, reporting events and taking a policy's victims.
+
+Nothing here replaces how the tree is kept: each override calls the stock method and adds what the
+policy must know, or points the stock eviction step at the policy's victim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer, LRURefreshPhase
+from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
+from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
+from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
+    get_tree_core_factory,
+    register_tree_core_backend,
+)
+from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+
+TREE_CORE_BACKEND = "marconi"
+
+
+class MambaRadixTreeCore(UnifiedTreeCore):
+    """The Python tree core, telling the cache's view what happens to its nodes."""
+
+    def __init__(self, params: CacheInitParams, components: dict[ComponentType, Any]) -> None:
+        self.cache: MambaRadixCache = components[ComponentType.MAMBA].cache
+        self.cache.view.attach(self)
+        super().__init__(params, components)
+
+    def reset(self) -> None:
+        super().reset()
+        self.cache.forget_tree()
+
+    def match_prefix(self, params: Any) -> Any:
+        self.cache.view.tick()
+        return super().match_prefix(params)
+
+    def begin_insert(self, params: Any) -> Any:
+        self.cache.view.tick()
+        return super().begin_insert(params)
+
+    def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
+        self.cache.view.tick()
+        super().evict_device_start(component_type, request_cnt)
+
+    def set_component_device_value(
+        self, node_id: int, component_type: ComponentType, value: Any
+    ) -> None:
+        super().set_component_device_value(node_id, component_type, value)
+        if component_type is ComponentType.MAMBA:
+            self.cache.report(self.cache.view.state_created, self.node_by_id(node_id))
+
+    def _update_evictable_leaf_sets(self, node: UnifiedTreeNode) -> None:
+        super()._update_evictable_leaf_sets(node)
+        self.cache.report(self.cache.view.leaf_sets_updated, node)
+
+    def _remove_leaf_from_parent(self, node: UnifiedTreeNode) -> None:
+        self.cache.report(self.cache.prefix_deleted, node)
+        super()._remove_leaf_from_parent(node)
+        self.cache.report(self.cache.view.removed, node)
+        self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
+
+
+class PolicyWalk:
+    """One eviction walk: asks for victims, and never offers the same one twice in the same role.
+
+    A victim can survive being offered (a HiCache backup that fails), and stock's own walk passes
+    it over for the rest of the walk too.
+    """
+
+    def __init__(
+        self, cache: MambaRadixCache, pool: Pool, in_sessions: Callable[[Any], bool] | None
+    ) -> None:
+        self._cache = cache
+        self._pool = pool
+        self._in_sessions = in_sessions
+        self._offered: dict[int, bool] = {}
+        self._spare_sessions = in_sessions is not None
+
+    def __contains__(self, node_id: object) -> bool:
+        """Whether a node is to be passed over, so that the walk itself can be ``excluding``."""
+        assert isinstance(node_id, int)
+        node = self._cache.tree_core.node_by_id(node_id)
+        if self._offered.get(node_id) == (node in self._cache.tree_core.evictable_device_leaves):
+            return True
+        return self._spare_sessions and self._in_sessions is not None and self._in_sessions(node)
+
+    def next(self) -> UnifiedTreeNode | None:
+        """The policy's next victim, or LRU's if scoring fails; sessions' nodes come last."""
+        node = self._next()
+        if node is None and self._spare_sessions:
+            self._spare_sessions = False
+            node = self._next()
+        if node is not None:
+            is_leaf = node in self._cache.tree_core.evictable_device_leaves
+            self._offered[node.id] = is_leaf
+        return node
+
+    def _next(self) -> UnifiedTreeNode | None:
+        try:
+            if not self._cache.view_is_sound:
+                raise RuntimeError("the view of the tree is not sound until the next reset")
+            return self._cache.view.victim(self._pool, excluding=self)
+        except Exception as error:
+            self._cache.count_fallback(self._pool, error)
+            return self._least_recent()
+
+    def _least_recent(self) -> UnifiedTreeNode | None:
+        core = self._cache.tree_core
+        if self._pool is Pool.STATE:
+            lru = core.lru_lists[ComponentType.MAMBA]
+            node = lru.get_lru_no_lock()
+            while node is not None and node.id in self:
+                node = lru.get_prev_no_lock(node)
+            return node if node is None or lru.in_list(node) else None
+        leaves = [node for node in core.evictable_device_leaves if node.id not in self]
+        priority = core.eviction_strategy.get_priority
+        return min(leaves, key=lambda n: (priority(n), n.last_access_time, n.id), default=None)
+
+
+class PolicyMambaComponent(MambaComponent):
+    """Recurrent states: their events, and the policy's victims in the state pool."""
+
+    cache: MambaRadixCache
+
+    def commit_insert_component_data(
+        self, node: UnifiedTreeNode, *args: Any, **kwargs: Any
+    ) -> None:
+        super().commit_insert_component_data(node, *args, **kwargs)
+        self.cache.report(self.cache.state_created, node)
+
+    def refresh_lru(
+        self, phase: LRURefreshPhase, node: UnifiedTreeNode, root_node: UnifiedTreeNode
+    ) -> None:
+        super().refresh_lru(phase, node, root_node)
+        if (
+            phase is LRURefreshPhase.MATCH_END
+            and node.component_data[self.component_type].value is not None
+        ):
+            self.cache.report(self.cache.view.state_consumed, node)
+
+    def redistribute_on_node_split(
+        self, new_parent: UnifiedTreeNode, child: UnifiedTreeNode
+    ) -> None:
+        super().redistribute_on_node_split(new_parent, child)
+        self.cache.report(self.cache.view.split, new_parent, child)
+
+    def evict_component(
+        self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
+    ) -> tuple[int, int]:
+        if EvictLayer.DEVICE in target:
+            self.cache.report(self.cache.state_leaves, node)
+        freed: tuple[int, int] = super().evict_component(node, *args, target=target, **kw)
+        self.cache.report(self.cache.view.state_came_or_went, node)
+        return freed
+
+    def acquire_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> Any:
+        result = super().acquire_component_lock(node, *args, **kwargs)
+        self.cache.report(self.cache.view.changed, node)
+        return result
+
+    def release_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> None:
+        super().release_component_lock(node, *args, **kwargs)
+        self.cache.report(self.cache.view.changed, node)
+
+    def _evict_device_start(self, request_cnt: int) -> None:
+        super()._evict_device_start(request_cnt)
+        self._walk = self.cache.start_walk(Pool.STATE, self)
+
+    def _evict_device_next_node(self, tracker: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._walk is not None and tracker[self.component_type] < self._evict_device_request_cnt:
+            # Stock evicts the node at its cursor, whichever way that node needs.
+            self._evict_device_cursor = self._walk.next()
+            if self._evict_device_cursor is None:
+                return None
+        return super()._evict_device_next_node(tracker, *args, **kwargs)
+
+    def _evict_device_end(self) -> None:
+        super()._evict_device_end()
+        self.cache.end_walk()
+        self._walk = None
+
+
+class PolicyFullComponent(FullComponent):
+    """KV of attention layers: the policy's victims among the evictable leaves."""
+
+    cache: MambaRadixCache
+
+    def evict_component(
+        self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
+    ) -> tuple[int, int]:
+        if EvictLayer.DEVICE in target:
+            self.cache.report(self.cache.kv_leaves, node)
+        freed: tuple[int, int] = super().evict_component(node, *args, target=target, **kw)
+        return freed
+
+    def _evict_device_start(self, request_cnt: int) -> None:
+        self._walk = self.cache.start_walk(Pool.KV, self)
+        if self._walk is None:
+            super()._evict_device_start(request_cnt)
+        else:
+            self._evict_device_request_cnt = request_cnt
+
+    def _evict_device_next_node(self, tracker: Any, *args: Any, **kwargs: Any) -> int | None:
+        if self._walk is None:
+            return super()._evict_device_next_node(tracker, *args, **kwargs)  # type: ignore[no-any-return]
+        if tracker[self.component_type] >= self._evict_device_request_cnt:
+            return None
+        node = self._walk.next()
+        return None if node is None else node.id
+
+    def _evict_device_end(self) -> None:
+        super()._evict_device_end()
+        self.cache.end_walk()
+        self._walk = None
+
+
+def session_test(component: Any) -> Callable[[Any], bool] | None:
+    """Whether a session references a node's data, ``None`` where sessions are not tracked."""
+    if not component.tree_core.enable_session_radix_cache:
+        return None
+    return lambda node: bool(component.session_ref(node) > 0)
+
+
+def register_tree_core() -> None:
+    """Make the core selectable by ``CacheInitParams.tree_core_backend``; may be called again."""
+    if get_tree_core_factory(TREE_CORE_BACKEND) is None:
+        register_tree_core_backend(TREE_CORE_BACKEND, MambaRadixTreeCore)
+
+
+COMPONENTS: dict[ComponentType, type[Any]] = {
+    ComponentType.FULL: PolicyFullComponent,
+    ComponentType.MAMBA: PolicyMambaComponent,
+}

@@ -1,0 +1,243 @@
+"""Keeps what a policy knows of the tree in step with SGLang 0.5.23's Python tree core."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import (
+        UnifiedTreeCore,
+        UnifiedTreeNode,
+    )
+
+_POOL_COMPONENT = {Pool.KV: ComponentType.FULL, Pool.STATE: ComponentType.MAMBA}
+
+
+class MambaRadixView:
+    """One :class:`CachedPrefix` for every tree node that holds a state or is an evictable leaf.
+
+    Tree events only mark nodes; :meth:`refresh` brings the marked ones up to date and tells the
+    policy, before each decision. An event costs O(1), except that a state that comes or goes, and
+    a fork that opens or closes, mark the nodes below it down to the next states: their surviving
+    ancestor changed.
+
+    The clock counts tree operations (matches, inserts, eviction walks) and is the same on every
+    tensor-parallel rank, because all ranks perform the same operations in the same order.
+    """
+
+    def __init__(self, policy: EvictionPolicy) -> None:
+        self.policy = policy
+        self.now = 0
+        self._core: UnifiedTreeCore | None = None
+        self.clear()
+
+    def __len__(self) -> int:
+        """Prefixes that hold a state or are evictable leaves, as of the last refresh."""
+        return len(self._prefixes)
+
+    # -- life cycle
+
+    def attach(self, core: UnifiedTreeCore) -> None:
+        self._core = core
+
+    def clear(self) -> None:
+        """Forget all prefixes; the clock goes on."""
+        for prefix in list(getattr(self, "_prefixes", {}).values()):
+            self.policy.on_remove(prefix)
+        self._prefixes: dict[int, CachedPrefix] = {}
+        self._marked: dict[int, UnifiedTreeNode] = {}
+        self._depths: dict[int, int] = {}
+        self._last_access: dict[int, int] = {}
+        self._child_counts: dict[int, int] = {}
+        self._next_order = 0
+
+    def tick(self) -> int:
+        """Advance the logical clock by one operation."""
+        self.now += 1
+        return self.now
+
+    # -- events of the tree
+
+    def changed(self, node: UnifiedTreeNode) -> None:
+        """Children, locks, leaf-ness or data of ``node`` may have changed."""
+        if node.parent is not None:
+            self._marked[node.id] = node
+
+    def state_came_or_went(self, node: UnifiedTreeNode) -> None:
+        self.changed(node)
+        self._mark_down_to_states(node)
+
+    def leaf_sets_updated(self, node: UnifiedTreeNode) -> None:
+        """The core looked again at whether ``node`` is an evictable leaf."""
+        assert self._core is not None
+        if node.parent is None:
+            return
+        children = len(node.children)
+        before = self._child_counts.get(node.id, 0)
+        prefix = self._prefixes.get(node.id)
+        is_leaf = node in self._core.evictable_device_leaves
+        if children != before or is_leaf != (prefix is not None and prefix.is_leaf):
+            self.changed(node)
+        self._child_counts[node.id] = children
+        if (before > 1) != (children > 1):
+            self._mark_down_to_states(node)
+
+    def state_created(self, node: UnifiedTreeNode) -> None:
+        """A state was put at the end of ``node``, or put there again."""
+        self._last_access[node.id] = self.now
+        self.state_came_or_went(node)
+
+    def state_consumed(self, node: UnifiedTreeNode) -> None:
+        """A request resumes from the state of ``node``."""
+        self._last_access[node.id] = self.now
+        prefix = self._prefixes.get(node.id)
+        if prefix is not None:
+            prefix.last_access = self.now
+            self.policy.on_hit(prefix, self.now)
+
+    def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
+        """``upper`` was put between ``lower`` and its parent; the state, if any, stays below."""
+        self._last_access[upper.id] = self._last_access.get(lower.id, self.now)
+        self.changed(upper)
+        self.changed(lower)
+
+    def removed(self, node: UnifiedTreeNode) -> None:
+        """``node`` left the tree."""
+        self._marked.pop(node.id, None)
+        self._depths.pop(node.id, None)
+        self._last_access.pop(node.id, None)
+        self._child_counts.pop(node.id, None)
+        prefix = self._prefixes.pop(node.id, None)
+        if prefix is not None:
+            self.policy.on_remove(prefix)
+
+    # -- answers
+
+    def depth(self, node: UnifiedTreeNode) -> int:
+        """Tokens from the root to the end of ``node``; O(1) once known, for splits keep it."""
+        chain = []
+        while node.parent is not None and node.id not in self._depths:
+            chain.append(node)
+            node = node.parent
+        depth = 0 if node.parent is None else self._depths[node.id]
+        for node in reversed(chain):
+            depth += len(node.key)
+            self._depths[node.id] = depth
+        return depth
+
+    def refresh(self) -> None:
+        """Bring all marked prefixes up to date and report them to the policy."""
+        marked, self._marked = self._marked, {}
+        for node in marked.values():
+            self._refresh_node(node)
+
+    def prefix(self, node: UnifiedTreeNode) -> CachedPrefix:
+        """What is known of ``node`` now, whether or not it could be a victim."""
+        return self._describe(node)
+
+    def victim(self, pool: Pool, excluding: Container[int] = ()) -> UnifiedTreeNode | None:
+        """The node that the policy would evict from ``pool``, ``None`` if it has none."""
+        assert self._core is not None
+        self.refresh()
+        while True:
+            prefix = self.policy.victim(pool, self.now, excluding)
+            if prefix is None:
+                return None
+            node = self._core.node_by_id(prefix.id)
+            if self._describe(node).may_leave(pool):
+                return node
+            # A change that no event announced: take note of it and ask again. The policy drops
+            # what may not leave, so this ends.
+            self._refresh_node(node)
+
+    # -- internals
+
+    def _mark_down_to_states(self, node: UnifiedTreeNode) -> None:
+        stack = list(node.children.values())
+        while stack:
+            child = stack.pop()
+            self._marked[child.id] = child
+            if not state_survives(child):
+                stack.extend(child.children.values())
+
+    def _refresh_node(self, node: UnifiedTreeNode) -> None:
+        known = self._prefixes.get(node.id)
+        fresh = self._describe(node)
+        if not (fresh.has_state or fresh.is_leaf):
+            if known is not None:
+                del self._prefixes[node.id]
+                self.policy.on_remove(known)
+            return
+        if known is None:
+            self._next_order += 1
+            self._prefixes[node.id] = fresh
+            self.policy.on_insert(fresh, self.now)
+            return
+        fresh.order = known.order
+        for name in CachedPrefix.__slots__:
+            setattr(known, name, getattr(fresh, name))
+        self.policy.on_change(known)
+
+    def _describe(self, node: UnifiedTreeNode) -> CachedPrefix:
+        assert self._core is not None and node.parent is not None
+        above = node.parent
+        while above.parent is not None and not state_survives(above) and len(above.children) <= 1:
+            above = above.parent
+        exclusive_from = self.depth(above)
+        while above.parent is not None and not state_survives(above):
+            above = above.parent
+        state = node.component_data[ComponentType.MAMBA]
+        known = self._prefixes.get(node.id)
+        return CachedPrefix(
+            id=node.id,
+            order=self._next_order if known is None else known.order,
+            depth=self.depth(node),
+            segment_from=self.depth(node.parent),
+            exclusive_from=exclusive_from,
+            reuse_from=self.depth(above),
+            children=len(node.children),
+            has_state=state.value is not None,
+            is_leaf=node in self._core.evictable_device_leaves,
+            state_locked=state.lock_ref > 0,
+            last_access=self._last_access.setdefault(node.id, self.now),
+        )
+
+    def _check(self) -> None:
+        """Compare with a description of the whole tree made from scratch; for tests."""
+        assert self._core is not None
+        self.refresh()
+        reachable = {}
+        stack = list(self._core.root_node.children.values())
+        while stack:
+            node = stack.pop()
+            reachable[node.id] = node
+            stack.extend(node.children.values())
+        assert set(self._prefixes) <= set(reachable), "a prefix outlived its node"
+        for node in reachable.values():
+            depth, above = 0, node
+            while above.parent is not None:
+                depth += len(above.key)
+                above = above.parent
+            assert self.depth(node) == depth, f"node {node.id}: depth"
+            fresh = self._describe(node)
+            known = self._prefixes.get(node.id)
+            assert (known is not None) == (fresh.has_state or fresh.is_leaf), f"node {node.id}"
+            if known is not None:
+                for name in CachedPrefix.__slots__:
+                    assert getattr(known, name) == getattr(fresh, name), f"node {node.id}: {name}"
+        for table in (self._depths, self._last_access, self._child_counts):
+            assert set(table) <= set(reachable), "a table outlived its node"
+        check = getattr(self.policy, "_check", None)
+        if check is not None:
+            check()
+
+
+def state_survives(node: UnifiedTreeNode) -> bool:
+    """A request can resume here: the state lies on the device or, with HiCache, on the host."""
+    state = node.component_data[ComponentType.MAMBA]
+    return state.value is not None or state.host_value is not None

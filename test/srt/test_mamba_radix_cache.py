@@ -1,0 +1,334 @@
+"""MambaRadixCache on real pools: the founding cases, policy 1 against stock, and more."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sglang.srt.managers.schedule_batch import ReqKvInfo
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from tree_harness import COST, MAMBA, TreeHarness, path_tokens, server_context
+
+pytestmark = pytest.mark.usefixtures("context")
+
+
+@pytest.fixture
+def context():
+    with server_context():
+        yield
+
+
+def sequence(length: int, first: int) -> list[int]:
+    """``length`` tokens that share nothing with another ``first``."""
+    return [first * 1000 + i for i in range(length)]
+
+
+def states(harness: TreeHarness) -> set[tuple[int, ...]]:
+    """Paths at whose ends a state is cached."""
+    lru = harness.cache.tree_core.lru_lists[MAMBA]
+    return {path_tokens(node) for node in lru.cache.values()}
+
+
+# -- case 1: match_prefix and copy on write
+
+
+@pytest.mark.parametrize("policy", [1, 2])
+def test_match_prefix_finds_the_deepest_state_and_copies_it_on_write(policy):
+    harness = TreeHarness(policy)
+    shared = sequence(8, 1)
+    harness.insert(shared)
+    harness.insert(shared + sequence(4, 2))
+    harness.insert(shared + sequence(6, 3))
+
+    assert harness.hit(shared) == 8
+    assert harness.hit(shared + sequence(4, 2)) == 12
+    assert harness.hit(shared + sequence(6, 3)[:3]) == 8, "no state in the middle of a node"
+    assert harness.hit(sequence(5, 9)) == 0
+
+    pool = harness.requests.mamba_pool
+    req = SimpleNamespace(
+        kv=ReqKvInfo(), rid="r", session=None, origin_input_ids=shared + sequence(4, 2)
+    )
+    result = harness.match(shared + sequence(4, 2), cow_mamba=True, req=req)
+    assert result.device_prefix_len == 12
+    source, own = req.kv.mamba_cow_src_index, req.kv.mamba_pool_idx
+    cached = harness.cache.tree_core.get_component_device_value(result.best_match_node, MAMBA)
+    assert source.tolist() == cached.tolist()
+    assert own.item() not in cached.tolist(), "the request writes into a slot of its own"
+
+    pool.mamba_cache.temporal[:, cached] = 7.0
+    pool.copy_from(source, own.unsqueeze(0))
+    pool.mamba_cache.temporal[:, own] += 1.0
+    assert torch.all(pool.mamba_cache.temporal[:, cached] == 7.0), "the cached state is untouched"
+    assert torch.all(pool.mamba_cache.temporal[:, own] == 8.0)
+    harness.requests.mamba_allocator.free(own.unsqueeze(0))
+    harness.check()
+
+
+# -- case 2: the order of eviction
+
+
+def contend(harness: TreeHarness) -> list[tuple[int, ...]]:
+    """One long prefix, then short ones; returns the states' paths in the order they go."""
+    harness.insert(sequence(120, 1))
+    for i in range(2, 8):
+        harness.insert(sequence(4, i))
+    gone = []
+    before = states(harness)
+    while before:
+        harness.cache.evict_mamba(1)
+        after = states(harness)
+        gone.extend(before - after)
+        before = after
+    harness.check()
+    return gone
+
+
+def test_eviction_order_is_lru_at_alpha_0_and_differs_above():
+    by_age = [tuple(sequence(120, 1))] + [tuple(sequence(4, i)) for i in range(2, 8)]
+    assert contend(TreeHarness(1)) == by_age
+    assert contend(TreeHarness(2, marconi_eff_weight=0)) == by_age
+    weighted = contend(TreeHarness(2, marconi_eff_weight=2.0))
+    assert weighted != by_age
+    assert weighted[0] == tuple(sequence(4, 2)), "the oldest of the short ones goes first"
+
+
+# -- case 3: FLOP efficiency keeps the long sequence
+
+
+@pytest.mark.parametrize("savings", ["surviving", "parent"])
+def test_one_long_sequence_outlives_several_short_ones(savings):
+    lru, marconi = TreeHarness(1), TreeHarness(2, marconi_eff_weight=2.0, marconi_savings=savings)
+    for harness in (lru, marconi):
+        harness.insert(sequence(150, 1))
+        for i in range(2, 40):
+            harness.insert(sequence(4, i))
+        harness.check()
+    assert lru.hit(sequence(150, 1)) == 0
+    assert marconi.hit(sequence(150, 1)) == 150
+    assert marconi.hit(sequence(4, 39)) == 4, "the newest stays too"
+
+
+# -- policy 1 is stock
+
+
+def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:
+    """Thousands of operations of every kind; returns all that a caller could observe."""
+    rng = random.Random(seed)
+    seen: list[object] = []
+    sessions = [[rng.randrange(3) for _ in range(8)] for _ in range(6)]
+    locks = []
+    for _ in range(operations):
+        kind = rng.random()
+        which = rng.randrange(len(sessions))
+        tokens = sessions[which] + [rng.randrange(3) for _ in range(rng.randrange(1, 9))]
+        if kind < 0.45:
+            seen.append(harness.insert(tokens))
+            sessions[which] = tokens if len(tokens) < 90 else tokens[: rng.randrange(1, 20)]
+        elif kind < 0.7:
+            seen.append(harness.hit(tokens))
+        elif kind < 0.8 and len(locks) < 3:
+            locks.append(harness.lock(tokens))
+        elif kind < 0.9 and locks:
+            harness.unlock(locks.pop(rng.randrange(len(locks))))
+        elif kind < 0.95:
+            result = harness.cache.evict(EvictParams(num_tokens=rng.randrange(1, 30)))
+            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
+        else:
+            result = harness.cache.evict(EvictParams(num_tokens=0, mamba_num=rng.randrange(1, 3)))
+            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
+    for lock in locks:
+        harness.unlock(lock)
+    harness.check()
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("cap", [-1, 2])
+def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, cap):
+    with server_context(max_states_per_path=cap):
+        stock, ours = TreeHarness(None), TreeHarness(1)
+        assert random_life(stock, seed, 2000) == random_life(ours, seed, 2000)
+    assert stock.victims == ours.victims
+    assert len(stock.victims) > 500
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_policy_1_observes_what_the_stock_rust_core_observes(seed):
+    rust, ours = TreeHarness(None, core="rust"), TreeHarness(1)
+    assert random_life(rust, seed, 2000) == random_life(ours, seed, 2000)
+
+
+def test_stock_keeps_its_rust_core_when_no_policy_is_set():
+    assert type(TreeHarness(None, core="rust").cache.tree_core).__name__ == "RustUnifiedTreeCore"
+
+
+# -- determinism and interface
+
+
+@pytest.mark.parametrize("options", [{}, {"marconi_evict_pools": "state"}])
+def test_same_requests_same_victims(options):
+    lives = []
+    for _ in range(2):
+        harness = TreeHarness(2, **options)
+        random_life(harness, 5, 1500)
+        lives.append(harness.victims)
+    assert lives[0] == lives[1] and len(lives[0]) > 300
+
+
+def test_evict_takes_tokens_and_evict_mamba_takes_states():
+    harness = TreeHarness(2)
+    for i in range(1, 6):
+        harness.insert(sequence(10, i))
+    kv, held = harness.held_by_tree()
+    assert harness.cache.evict(10).num_tokens_evicted >= 10
+    assert harness.held_by_tree()[0] <= kv - 10
+    held = harness.held_by_tree()[1]
+    assert harness.cache.evict_mamba(2).mamba_num_evicted == 2
+    assert harness.held_by_tree()[1] == held - 2
+    harness.check()
+
+
+# -- forks, surviving ancestors, locks
+
+
+def test_a_fork_is_evicted_only_when_nothing_else_is_left():
+    harness = TreeHarness(2)
+    fork = sequence(10, 1)
+    harness.insert(fork)
+    leaves = [fork + sequence(4, i) for i in (2, 3)]
+    locks = []
+    for leaf in leaves:
+        harness.insert(leaf)
+        locks.append(harness.lock(leaf))
+    assert harness.cache.evict_mamba(1).mamba_num_evicted == 1, "progress while one is unlocked"
+    assert states(harness) == {tuple(leaf) for leaf in leaves}
+    for lock in locks:
+        harness.unlock(lock)
+    harness.check()
+
+
+def test_saving_is_measured_from_the_surviving_state_above():
+    harness = TreeHarness(2)
+    inner, outer = sequence(20, 1), sequence(60, 1)
+    harness.insert(inner)
+    harness.insert(outer)
+    node = harness.cache.tree_core.node_by_id(harness.match(outer).best_match_node)
+    assert harness.cache.view.prefix(node).reuse_from == 20
+    lock = harness.lock(outer)
+    harness.cache.evict_mamba(1)
+    harness.unlock(lock)
+    assert states(harness) == {tuple(outer)}
+    prefix = harness.cache.view.prefix(node)
+    assert (prefix.reuse_from, prefix.segment_from, prefix.depth) == (0, 20, 60)
+    assert harness.cache.marconi.savings.flops_saved(prefix) == COST.flops(0, 60)
+    harness.check()
+
+
+def test_a_locked_state_is_never_a_victim():
+    harness = TreeHarness(2, state_slots=6)
+    kept = sequence(12, 1)
+    harness.insert(kept)
+    lock = harness.lock(kept)
+    for i in range(2, 30):
+        harness.insert(sequence(5, i))
+    assert harness.hit(kept) == 12
+    harness.unlock(lock)
+    harness.check()
+
+
+# -- errors never reach the caller
+
+
+@pytest.mark.parametrize("pool", ["state", "kv"])
+def test_an_error_in_scoring_falls_back_to_lru_and_is_counted(pool, monkeypatch, caplog):
+    harness, lru = TreeHarness(2), TreeHarness(1)
+    for h in (harness, lru):
+        for i in range(1, 8):
+            h.insert(sequence(10, i))
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("a score that cannot be")
+
+    monkeypatch.setattr(harness.cache.policy, "victim", broken)
+    for h in (harness, lru):
+        if pool == "state":
+            h.cache.evict_mamba(3)
+        else:
+            h.cache.evict(25)
+    assert harness.victims == lru.victims
+    assert harness.cache.stats.fallbacks[pool] == 3
+    assert caplog.text.count("a score that cannot be") == 1, "logged once"
+    harness.check()
+
+
+def test_an_error_in_the_view_makes_decisions_lru_until_the_next_flush(monkeypatch):
+    harness = TreeHarness(2)
+    harness.insert(sequence(10, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.cache.view, "leaf_sets_updated", None)
+        harness.insert(sequence(10, 2))
+    assert not harness.cache.view_is_sound and harness.cache.stats.errors > 0
+    harness.cache.evict_mamba(1)
+    assert states(harness) == {tuple(sequence(10, 2))}
+    assert harness.cache.stats.fallbacks["state"] == 1
+    harness.cache.reset()
+    assert harness.cache.view_is_sound
+
+
+# -- why tokens were lost
+
+
+def look_up(harness: TreeHarness, tokens: list[int]) -> dict[str, int]:
+    """Lost tokens of one request, as the server counts them."""
+    before = dict(harness.cache.stats.lost_tokens)
+    req = SimpleNamespace(kv=ReqKvInfo(), rid="r", session=None, origin_input_ids=tokens)
+    harness.match(tokens, req=req)
+    harness.cache._count_lookup(req)
+    after = harness.cache.stats.lost_tokens
+    return {reason: count - before.get(reason, 0) for reason, count in after.items()}
+
+
+def test_lost_tokens_are_told_apart_by_reason():
+    harness = TreeHarness(1)
+    inner, outer = sequence(100, 1), sequence(200, 1)
+    harness.insert(inner)
+    harness.insert(outer)
+    fresh = {"state_evicted": 0, "kv_evicted": 0, "never_admitted": 0}
+    assert look_up(harness, sequence(50, 7)) == fresh
+    assert look_up(harness, outer) == fresh
+    assert look_up(harness, outer[:150]) == {**fresh, "never_admitted": 50}
+
+    harness.hit(outer)
+    harness.cache.evict_mamba(1)
+    assert states(harness) == {tuple(outer)}
+    assert look_up(harness, inner) == {**fresh, "state_evicted": 100}
+
+    harness.cache.evict(100)
+    assert look_up(harness, outer) == {**fresh, "kv_evicted": 200}
+    assert look_up(harness, inner + sequence(30, 8)) == {**fresh, "state_evicted": 100}
+    harness.cache.evict(100)
+    assert look_up(harness, outer) == {**fresh, "kv_evicted": 200}
+    assert look_up(harness, inner + sequence(30, 8)) == {**fresh, "kv_evicted": 100}
+    assert harness.cache.stats.errors == 0
+
+
+def test_counters_of_victims_bytes_and_flops():
+    harness = TreeHarness(2)
+    inner, outer = sequence(20, 1), sequence(60, 1)
+    harness.insert(inner)
+    harness.insert(outer)
+    lock = harness.lock(outer)
+    harness.cache.evict_mamba(1)
+    stats = harness.cache.stats
+    assert stats.victims == {("state", "state_only"): 1}
+    assert stats.bytes_evicted == COST.state_bytes and stats.flops_evicted == COST.flops(0, 20)
+    harness.unlock(lock)
+    harness.cache.evict(40)
+    assert stats.victims["kv", "leaf_with_state"] == 1
+    assert stats.kv_tokens_evicted == 40 and stats.states_evicted == 2
+    assert stats.bytes_evicted == 2 * COST.state_bytes + 40 * COST.kv_bytes_per_token
+    assert stats.flops_evicted == COST.flops(0, 20) + COST.flops(0, 60)
+    assert stats.errors == 0

@@ -1,0 +1,143 @@
+"""A random life of the real cache: no slot lost or freed twice, locks respected, progress made."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from tree_harness import FULL, MAMBA, TreeHarness, path_tokens, radix_key, server_context
+
+KV_TOKENS, STATE_SLOTS = 96, 8
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
+
+
+class CacheLife(RuleBasedStateMachine):
+    """Every operation that a scheduler does to the tree, in any order."""
+
+    policy = 2
+    options: ClassVar[dict[str, object]] = {}
+
+    locks = Bundle("locks")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = server_context()
+        self.context.__enter__()
+        self.harness = TreeHarness(
+            self.policy, kv_tokens=KV_TOKENS, state_slots=STATE_SLOTS, **self.options
+        )
+        self.held: dict[int, tuple[int, ...]] = {}
+
+    def teardown(self) -> None:
+        self.context.__exit__(None, None, None)
+
+    @rule(tokens=TOKENS)
+    def insert(self, tokens: list[int]) -> None:
+        self.harness.insert(tokens)
+
+    @rule(tokens=TOKENS, more=st.lists(st.integers(0, 2), min_size=1, max_size=6))
+    def continue_conversation(self, tokens: list[int], more: list[int]) -> None:
+        if self.harness.insert(tokens):
+            self.harness.insert(tokens + more)
+
+    @rule(tokens=TOKENS)
+    def match_and_split(self, tokens: list[int]) -> None:
+        hit = self.harness.hit(tokens)
+        assert hit <= len(tokens)
+
+    @rule(tokens=TOKENS)
+    def aborted_request(self, tokens: list[int]) -> None:
+        """Slots are taken, the request dies, nothing is inserted."""
+        lock = self.harness.lock(tokens)
+        state, kv = self.harness.alloc_state(), self.harness.alloc_kv(len(tokens))
+        self.harness.unlock(lock)
+        if state is not None:
+            self.harness.requests.mamba_allocator.free(state)
+        if kv is not None:
+            self.harness.allocator.free(kv)
+
+    @rule(target=locks, tokens=TOKENS)
+    def lock(self, tokens: list[int]):
+        result = self.harness.match(tokens)
+        if result.device_prefix_len == 0 or len(self.held) >= 3:
+            return multiple()
+        lock = self.harness.cache.lock(result.last_device_node)
+        node = self.harness.cache.tree_core.node_by_id(result.last_device_node)
+        self.held[id(lock)] = path_tokens(node)
+        return lock
+
+    @rule(lock=consumes(locks))
+    def unlock(self, lock) -> None:
+        del self.held[id(lock)]
+        self.harness.unlock(lock)
+
+    @rule(tokens=st.integers(1, 40))
+    def evict_kv(self, tokens: int) -> None:
+        core = self.harness.cache.tree_core
+        evictable = core.component_evictable_size(FULL)
+        freed = self.harness.cache.evict(EvictParams(num_tokens=tokens)).num_tokens_evicted
+        assert freed >= min(tokens, evictable)
+
+    @rule(count=st.integers(1, 4))
+    def evict_states(self, count: int) -> None:
+        core = self.harness.cache.tree_core
+        unlocked = core.component_evictable_size(MAMBA)
+        freed = self.harness.cache.evict_mamba(count).mamba_num_evicted
+        assert freed >= min(count, unlocked), "no progress while an unlocked state exists"
+
+    @rule()
+    def flush(self) -> None:
+        if not self.held:
+            self.harness.requests.mamba_allocator.clear()
+            self.harness.allocator.clear()
+            self.harness.cache.reset()
+
+    @invariant()
+    def slots_and_view_are_sound(self) -> None:
+        self.harness.check()
+        assert not self.harness.cache.stats.fallbacks
+
+    @invariant()
+    def what_is_locked_is_cached(self) -> None:
+        for path in self.held.values():
+            result = self.harness.cache.tree_core.match_full_device_prefix(radix_key(list(path)))
+            assert result[0] == len(path), "locked KV was evicted"
+            node = self.harness.cache.tree_core.node_by_id(result[1])
+            assert node.component_data[MAMBA].value is not None, "a locked state was evicted"
+
+
+VARIANTS = {
+    "lru": (1, {}),
+    "marconi": (2, {}),
+    "marconi_state_only": (2, {"marconi_evict_pools": "state"}),
+    "marconi_parent": (2, {"marconi_savings": "parent"}),
+    "marconi_sessions": (2, {"sessions": True}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_random_life(variant: str) -> None:
+    policy, options = VARIANTS[variant]
+    life = type("Life", (CacheLife,), {"policy": policy, "options": options})
+    run_state_machine_as_test(
+        life,
+        settings=settings(
+            max_examples=120,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
