@@ -6,7 +6,7 @@ policy must know, or points the stock eviction step at the policy's victim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.marconi.prefix import Pool
@@ -78,21 +78,13 @@ class PolicyWalk:
     """
 
     def __init__(
-        self, cache: MambaRadixCache, pool: Pool, in_sessions: Callable[[Any], bool] | None
+        self, cache: MambaRadixCache, pool: Pool, in_session: Callable[[Any], bool] | None
     ) -> None:
         self._cache = cache
         self._pool = pool
-        self._in_sessions = in_sessions
+        self._in_session = in_session
+        self._spare_sessions = in_session is not None
         self._offered: dict[int, bool] = {}
-        self._spare_sessions = in_sessions is not None
-
-    def __contains__(self, node_id: object) -> bool:
-        """Whether a node is to be passed over, so that the walk itself can be ``excluding``."""
-        assert isinstance(node_id, int)
-        node = self._cache.tree_core.node_by_id(node_id)
-        if self._offered.get(node_id) == (node in self._cache.tree_core.evictable_device_leaves):
-            return True
-        return self._spare_sessions and self._in_sessions is not None and self._in_sessions(node)
 
     def next(self) -> UnifiedTreeNode | None:
         """The policy's next victim, or LRU's if scoring fails; sessions' nodes come last."""
@@ -101,28 +93,54 @@ class PolicyWalk:
             self._spare_sessions = False
             node = self._next()
         if node is not None:
-            is_leaf = node in self._cache.tree_core.evictable_device_leaves
-            self._offered[node.id] = is_leaf
+            self._offered[node.id] = self._is_leaf(node)
         return node
 
+    def _excluded(self) -> set[int]:
+        """Ids to pass over: what was offered in the role it has now, and what sessions hold."""
+        core = self._cache.tree_core
+        nodes = {id: core._node_arena.get(id) for id in self._offered}
+        excluded = {
+            id
+            for id, node in nodes.items()
+            if node is not None and self._offered[id] == self._is_leaf(node)
+        }
+        if self._spare_sessions and self._in_session is not None:
+            excluded.update(node.id for node in self._everything() if self._in_session(node))
+        return excluded
+
+    def _is_leaf(self, node: UnifiedTreeNode) -> bool:
+        return node in self._cache.tree_core.evictable_device_leaves
+
+    def _everything(self) -> Iterable[UnifiedTreeNode]:
+        """All that the pool could evict."""
+        core = self._cache.tree_core
+        everything: Iterable[UnifiedTreeNode] = (
+            core.lru_lists[ComponentType.MAMBA].cache.values()
+            if self._pool is Pool.STATE
+            else core.evictable_device_leaves
+        )
+        return everything
+
     def _next(self) -> UnifiedTreeNode | None:
+        excluded = self._excluded()
         try:
             if not self._cache.view_is_sound:
                 raise RuntimeError("the view of the tree is not sound until the next reset")
-            return self._cache.view.victim(self._pool, excluding=self)
+            return self._cache.view.victim(self._pool, excluding=excluded)
         except Exception as error:
             self._cache.count_fallback(self._pool, error)
-            return self._least_recent()
+            return self._least_recent(excluded)
 
-    def _least_recent(self) -> UnifiedTreeNode | None:
+    def _least_recent(self, excluded: set[int]) -> UnifiedTreeNode | None:
         core = self._cache.tree_core
         if self._pool is Pool.STATE:
             lru = core.lru_lists[ComponentType.MAMBA]
             node = lru.get_lru_no_lock()
-            while node is not None and node.id in self:
+            while node is not None and node.id in excluded:
                 node = lru.get_prev_no_lock(node)
             return node if node is None or lru.in_list(node) else None
-        leaves = [node for node in core.evictable_device_leaves if node.id not in self]
+        leaves = [node for node in core.evictable_device_leaves if node.id not in excluded]
         priority = core.eviction_strategy.get_priority
         return min(leaves, key=lambda n: (priority(n), n.last_access_time, n.id), default=None)
 

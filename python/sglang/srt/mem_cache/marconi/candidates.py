@@ -44,7 +44,7 @@ class ScannedCandidates:
         Prefixes with several children are considered only when no other is left: their state
         serves all that is below. Equal scores go to the one that appeared first.
         """
-        eligible = [entry for entry in self._members.values() if entry[0].id not in excluding]
+        eligible = [entry for key, entry in self._members.items() if key not in excluding]
         narrow = [entry for entry in eligible if entry[0].children <= 1]
         pool = narrow or eligible
         if not pool:

@@ -1,0 +1,209 @@
+"""Real prefix caches over small CPU pools, without a server: stock's two cores and ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from sglang.srt.configs.mamba_utils import Mamba2CacheParams, Mamba2StateShape
+from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
+from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.savings import SAVINGS
+from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
+
+#: A made-up model whose state weighs as much as 100 tokens of KV.
+EXAMPLE_COST = ModelCost(a=10**6, b=100, kv_bytes_per_token=16, state_bytes=1600)
+
+
+@contextlib.contextmanager
+def server_context(chunk: int = 8, max_states_per_path: int = -1) -> Iterator[None]:
+    """The few settings that a tree reads from a server's run-time context, where none runs.
+
+    Args:
+        chunk: depths at which states may lie, in tokens.
+        max_states_per_path: as ``--mamba-max-states-per-path``.
+    """
+    settings = SimpleNamespace(
+        mamba=SimpleNamespace(
+            mamba_max_states_per_path=max_states_per_path,
+            enable_mamba_extra_buffer_lazy=False,
+            mamba_track_interval=256,
+        )
+    )
+    answers = {
+        "get_exec": lambda: settings,
+        "mamba_cache_chunk_size": lambda: chunk,
+        "mamba_checkpoint_grid": lambda page: chunk,
+    }
+    readers = (
+        "sglang.srt.mem_cache.unified_cache.components.mamba",
+        "sglang.srt.mem_cache.rust_tree_core.adapter",
+    )
+    with contextlib.ExitStack() as stack:
+        for reader in map(importlib.import_module, readers):
+            for name, answer in answers.items():
+                if hasattr(reader, name):
+                    stack.enter_context(mock.patch.object(reader, name, answer))
+        yield
+
+
+def make_pools(
+    kv_tokens: int, state_slots: int
+) -> tuple[HybridReqToTokenPool, TokenToKVPoolAllocator]:
+    """Tiny but real pools: one recurrent layer, one attention layer of one head and one channel."""
+    shape = Mamba2StateShape.create(
+        tp_world_size=1,
+        intermediate_size=4,
+        n_groups=1,
+        num_heads=1,
+        head_dim=4,
+        state_size=2,
+        conv_kernel=2,
+    )
+    requests = HybridReqToTokenPool(
+        size=8,
+        mamba_size=state_slots,
+        mamba_spec_state_size=8,
+        max_context_len=64,
+        device="cpu",
+        enable_memory_saver=False,
+        cache_params=Mamba2CacheParams(shape=shape, layers=[0]),
+        mamba_layer_ids=[0],
+        enable_mamba_extra_buffer=False,
+    )
+    kv = HybridLinearKVPool(
+        size=kv_tokens,
+        dtype=torch.float32,
+        page_size=1,
+        head_num=1,
+        head_dim=1,
+        full_attention_layer_ids=[1],
+        device="cpu",
+        mamba_pool=requests.mamba_pool,
+    )
+    allocator = TokenToKVPoolAllocator(
+        kv_tokens, dtype=torch.float32, device="cpu", kvcache=kv, need_sort=False
+    )
+    return requests, allocator
+
+
+@dataclass
+class CpuCache:
+    """A cache and its pools, driven as a scheduler would with one request at a time.
+
+    Use it inside :func:`server_context`.
+
+    Attributes:
+        policy: Marconi policy number, ``None`` for stock.
+        core: tree core of the stock cache, "python" or "rust".
+        options: further Marconi options, by field name.
+    """
+
+    policy: int | None = None
+    core: str = "python"
+    kv_tokens: int = 512
+    state_slots: int = 16
+    sessions: bool = False
+    cost: ModelCost = EXAMPLE_COST
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.requests, self.allocator = make_pools(self.kv_tokens, self.state_slots)
+        params = CacheInitParams(
+            disable=False,
+            req_to_token_pool=self.requests,
+            token_to_kv_pool_allocator=self.allocator,
+            page_size=1,
+            tree_components=(FULL, MAMBA),
+            tree_core_backend=self.core,
+            enable_session_radix_cache=self.sessions,
+        )
+        if self.policy is None:
+            self.cache = UnifiedRadixCache(params)
+            return
+        config = MarconiConfig.from_options({"marconi_evict_policy": self.policy, **self.options})
+        assert config is not None
+        savings = SAVINGS[config.marconi_savings](self.cost)
+        self.cache = MambaRadixCache(params, setup=MarconiSetup(config, self.cost, savings))
+
+    def alloc_kv(self, tokens: int) -> torch.Tensor | None:
+        """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""
+        missing = tokens - self.allocator.available_size()
+        if missing > 0:
+            self.cache.evict_for_alloc(EvictParams(num_tokens=missing))
+        return self.allocator.alloc(tokens)
+
+    def alloc_state(self) -> torch.Tensor | None:
+        """One state slot, evicting as a scheduler does; ``None`` if that was not enough."""
+        slot = self.requests.mamba_allocator.alloc(1)
+        if slot is None:
+            self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
+            slot = self.requests.mamba_allocator.alloc(1)
+        return slot
+
+    def match(self, tokens: list[int], **kwargs: Any) -> Any:
+        return self.cache.match_prefix(MatchPrefixParams(key=radix_key(tokens), **kwargs))
+
+    def hit(self, tokens: list[int]) -> int:
+        """Tokens of ``tokens`` that a request would not have to prefill."""
+        return int(self.match(tokens).device_prefix_len)
+
+    def insert(self, tokens: list[int]) -> bool:
+        """Cache ``tokens`` with a state at their end; ``False`` if memory could not be found.
+
+        The matched prefix is locked meanwhile, as a running request's is.
+        """
+        result = self.match(tokens)
+        matched = result.device_prefix_len
+        lock = self.cache.lock(result.last_device_node)
+        try:
+            state = self.alloc_state()
+            fresh = None if state is None else self.alloc_kv(len(tokens) - matched)
+        finally:
+            self.cache.unlock(lock)
+        if state is None or fresh is None:
+            if state is not None:
+                self.requests.mamba_allocator.free(state)
+            return False
+        held = self.cache.path_device_indices(result.last_device_node)[:matched]
+        inserted = self.cache.insert(
+            InsertParams(
+                key=radix_key(tokens),
+                value=torch.cat([held, fresh]),
+                mamba_value=state,
+                prev_prefix_len=matched,
+            )
+        )
+        if inserted.mamba_exist:
+            self.requests.mamba_allocator.free(state)
+        return True
+
+
+def radix_key(tokens: list[int]) -> RadixKey:
+    return RadixKey(array("q", tokens))
+
+
+def path_tokens(node: Any) -> tuple[int, ...]:
+    """All tokens from the root to the end of a node of the Python tree core."""
+    parts: list[list[int]] = []
+    while node.parent is not None:
+        parts.append(list(node.key.raw_token_ids()))
+        node = node.parent
+    return tuple(itertools.chain.from_iterable(reversed(parts)))

@@ -1,0 +1,308 @@
+"""Wires Marconi into SGLang 0.5.23: server args, the cache, read-outs, and a check of itself.
+
+SGLang loads this module by the entry point ``sglang.srt.plugins`` in every process. Without a
+Marconi option every hook hands through to stock. With one, an incomplete wiring is an error before
+the model loads, because SGLang only logs a plugin that fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import logging
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from sglang.srt.mem_cache.marconi.config import (
+    FLAGS,
+    MarconiConfig,
+    MarconiConfigError,
+    MarconiFlag,
+    check_value,
+)
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+logger = logging.getLogger(__name__)
+
+SUPPORTED_SGLANG = "0.5.23"
+
+#: Where the checked options travel: a bookkeeping attribute of ServerArgs, which is pickled with it
+#: to every scheduler process while its fields are sealed.
+OPTIONS_ATTRIBUTE = "_marconi_options"
+
+_ENGINE_MODULE = "sglang.srt.entrypoints.engine"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One place where SGLang is hooked.
+
+    Attributes:
+        target: dotted path of the function.
+        parameters: names of its leading parameters; others mean that the target moved.
+    """
+
+    target: str
+    kind: HookType
+    function: Callable[..., Any]
+    parameters: tuple[str, ...]
+
+
+# -- server args
+
+
+def add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("marconi")
+    for flag in FLAGS:
+        group.add_argument(
+            flag.flag,
+            dest=flag.field,
+            type=functools.partial(_parse, flag),
+            default=None,
+            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else "WEIGHT",
+            help=flag.help + ("" if flag.default is None else f" Default: {flag.default}."),
+        )
+
+
+def _parse(flag: MarconiFlag, text: str) -> Any:
+    try:
+        return check_value(flag, text)
+    except MarconiConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def from_cli_args(original: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
+    options = {flag.field: getattr(args, flag.field, None) for flag in FLAGS}
+    return attach_options(original(cls, args), options)
+
+
+def attach_options(server_args: Any, options: dict[str, Any]) -> Any:
+    """Put checked Marconi options on a ServerArgs, which is returned.
+
+    Raises:
+        MarconiConfigError: a value is not allowed, or this SGLang cannot be wired.
+    """
+    config = MarconiConfig.from_options(options)
+    if config is not None:
+        _require_wiring()
+        setattr(server_args, OPTIONS_ATTRIBUTE, config)
+    return server_args
+
+
+def config_of(server_args: Any) -> MarconiConfig | None:
+    """The Marconi options of a ServerArgs, ``None`` where SGLang is to stay stock."""
+    config = getattr(server_args, OPTIONS_ATTRIBUTE, None)
+    assert config is None or isinstance(config, MarconiConfig)
+    return config
+
+
+def accept_engine_keywords(*_: Any, **__: Any) -> None:
+    """Let ``sglang.Engine(marconi_...=...)`` through, once the engine's module is loaded.
+
+    The engine builds its ServerArgs from keywords by a class attribute, after it loaded plugins.
+    """
+    module = sys.modules.get(_ENGINE_MODULE)
+    engine = getattr(module, "Engine", None)
+    make = getattr(engine, "server_args_class", None)
+    if engine is None or make is None or getattr(make, "takes_marconi_options", False):
+        return
+
+    @functools.wraps(make, updated=())
+    def make_server_args(*args: Any, **kwargs: Any) -> Any:
+        options = {flag.field: kwargs.pop(flag.field, None) for flag in FLAGS}
+        return attach_options(make(*args, **kwargs), options)
+
+    make_server_args.takes_marconi_options = True  # type: ignore[attr-defined]
+    engine.server_args_class = staticmethod(make_server_args)
+
+
+def resolved_dict(result: dict[str, Any], server_args: Any) -> dict[str, Any]:
+    config = config_of(server_args)
+    return result if config is None else {**result, **config.as_dict()}
+
+
+# -- checks before the model loads
+
+
+def check_server_args(_result: None, server_args: Any) -> None:
+    """Refuse what Marconi cannot serve.
+
+    Raises:
+        MarconiConfigError: naming the flag, the value and what is allowed.
+    """
+    config = config_of(server_args)
+    if config is None:
+        return
+    _require_wiring()
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+
+    chosen = f"--marconi-evict-policy is {config.marconi_evict_policy}"
+    view = resolving_view(server_args)
+    for name in ("disable_radix_cache", "enable_lmcache", "enable_flexkv"):
+        if getattr(view, name, False):
+            raise MarconiConfigError(
+                f"{chosen} but --{name.replace('_', '-')} is set; allowed is one of the two"
+            )
+    backend = getattr(view, "radix_cache_backend", None)
+    if backend:
+        raise MarconiConfigError(
+            f"{chosen} but --radix-cache-backend is {backend!r}; allowed with Marconi is "
+            f"SGLang's own backend, so leave the flag out"
+        )
+    model_config = model_config_of(server_args)
+    if mambaish_config(model_config) is None:
+        architectures = getattr(model_config.hf_config, "architectures", None)
+        raise MarconiConfigError(
+            f"{chosen} but the model {model_config.model_path!r} ({architectures}) has no "
+            f"recurrent state; allowed are hybrid models (attention and recurrent layers)"
+        )
+    from sglang.srt.mem_cache.mamba_radix_setup import model_cost
+
+    model_cost(model_config, config)
+
+
+# -- the cache
+
+
+def create_unified_radix_cache(
+    original: Callable[..., Any], ctx: Any, *, cache_class: Any = None
+) -> Any:
+    config = config_of(ctx.server_args)
+    if config is None or ctx.params.disable or not ctx.is_hybrid_ssm:
+        return original(ctx, cache_class=cache_class)
+    from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+    from sglang.srt.mem_cache.mamba_radix_setup import make_setup
+
+    if cache_class is not None:
+        raise MarconiConfigError(
+            f"--marconi-evict-policy is {config.marconi_evict_policy} but {cache_class.__name__} "
+            f"is to be the radix cache; allowed is one of the two"
+        )
+    setup = make_setup(ctx, config)
+    cache = original(ctx, cache_class=functools.partial(MambaRadixCache, setup=setup))
+    logger.info(
+        "Marconi is active: policy %d (%s), eff weight %s, savings %s, pools %s, cost model %s, "
+        "tree core %s",
+        config.marconi_evict_policy,
+        config.policy_name,
+        config.marconi_eff_weight,
+        config.marconi_savings,
+        config.marconi_evict_pools,
+        setup.description,
+        type(cache.tree_core).__name__,
+    )
+    return cache
+
+
+# -- read-outs
+
+
+def get_internal_state(original: Callable[..., Any], controller: Any, *args: Any) -> Any:
+    output = original(controller, *args)
+    describe = getattr(controller.scheduler.tree_cache, "marconi_state", None)
+    if describe is not None:
+        output.internal_state["marconi"] = describe()
+    return output
+
+
+# -- registration and self-check
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "sglang.srt.server_args.ServerArgs.add_cli_args",
+        HookType.AFTER,
+        add_cli_args,
+        ("parser",),
+    ),
+    Hook(
+        "sglang.srt.server_args.ServerArgs.from_cli_args",
+        HookType.AROUND,
+        from_cli_args,
+        ("cls", "args"),
+    ),
+    Hook(
+        "sglang.srt.server_args.ServerArgs.resolved_dict",
+        HookType.AFTER,
+        resolved_dict,
+        ("self",),
+    ),
+    Hook(
+        "sglang.srt.server_args.ServerArgs.check_server_args",
+        HookType.AFTER,
+        check_server_args,
+        ("self",),
+    ),
+    Hook("sglang.srt.plugins.load_plugins", HookType.AFTER, accept_engine_keywords, ()),
+    Hook(
+        "sglang.srt.mem_cache.registry.create_unified_radix_cache",
+        HookType.AROUND,
+        create_unified_radix_cache,
+        ("ctx", "cache_class"),
+    ),
+    Hook(
+        "sglang.srt.managers.scheduler_components.internal_state."
+        "SchedulerInternalStateController.get_internal_state",
+        HookType.AROUND,
+        get_internal_state,
+        ("self", "recv_req"),
+    ),
+)
+
+_problems: list[str] = []
+
+
+def register() -> None:
+    """Entry point: register all hooks, and remember what stands in the way of any."""
+    _problems.clear()
+    _problems.extend(find_problems())
+    for hook in HOOKS:
+        HookRegistry.register(hook.target, hook.function, hook.kind)
+    accept_engine_keywords()
+
+
+def find_problems() -> list[str]:
+    """Why this SGLang cannot be wired: its version, and every target that moved or changed."""
+    problems = []
+    version = metadata.version("sglang")
+    if version != SUPPORTED_SGLANG:
+        problems.append(f"SGLang is {version}; allowed is {SUPPORTED_SGLANG}")
+    for hook in HOOKS:
+        try:
+            function = inspect.unwrap(_raw(hook.target))
+            found = tuple(inspect.signature(function).parameters)
+        except Exception as error:
+            problems.append(f"hook target {hook.target} is not there ({error!r})")
+            continue
+        if found[: len(hook.parameters)] != hook.parameters:
+            problems.append(
+                f"hook target {hook.target} takes {found}; expected is {hook.parameters}"
+            )
+    return problems
+
+
+def _raw(target: str) -> Any:
+    """A target as it is stored, so that a class method keeps its ``cls`` parameter."""
+    path, name = target.rsplit(".", 1)
+    owner = pkgutil.resolve_name(path)
+    found = inspect.getattr_static(owner, name)
+    return getattr(found, "__func__", found)
+
+
+def _require_wiring() -> None:
+    unapplied = [
+        f"hook target {hook.target} was not applied"
+        for hook in HOOKS
+        if hook.target not in HookRegistry._patched
+    ]
+    problems = _problems + unapplied
+    if problems:
+        raise MarconiConfigError(
+            "a --marconi flag is set, but this SGLang cannot be wired: " + "; ".join(problems)
+        )
