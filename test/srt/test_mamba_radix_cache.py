@@ -9,7 +9,7 @@ import pytest
 import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
-from tree_harness import COST, MAMBA, TreeHarness, path_tokens, server_context
+from tree_harness import COST, FULL, MAMBA, TreeHarness, path_tokens, server_context
 
 pytestmark = pytest.mark.usefixtures("context")
 
@@ -332,3 +332,75 @@ def test_counters_of_victims_bytes_and_flops():
     assert stats.bytes_evicted == 2 * COST.state_bytes + 40 * COST.kv_bytes_per_token
     assert stats.flops_evicted == COST.flops(0, 20) + COST.flops(0, 60)
     assert stats.errors == 0
+
+
+# -- HiCache write-back: the tree core pauses for a host backup and resumes
+
+
+def write_back_harness(policy: int | None) -> TreeHarness:
+    """Two conversations of two turns: interior states pause for a backup, leaves go whole."""
+    harness = TreeHarness(policy)
+    for first in (1, 2):
+        harness.insert(sequence(20, first))
+        harness.insert(sequence(60, first))
+    core = harness.cache.tree_core
+    core.enable_hicache = core.is_write_back = True
+    return harness
+
+
+def step(harness: TreeHarness, tracker: dict):
+    """One step of the eviction walk in the state pool, freeing what it gave up."""
+    result = harness.cache.tree_core.evict_device_next_node(MAMBA, tracker)
+    harness.cache._apply_eviction_result(result)
+    return result
+
+
+@pytest.mark.parametrize("policy", [None, 1, 2])
+def test_a_paused_victim_keeps_its_state_until_the_walk_is_resumed(policy):
+    harness = write_back_harness(policy)
+    core, tracker = harness.cache.tree_core, {FULL: 0, MAMBA: 0}
+    core.evict_device_start(MAMBA, 1)
+    paused = step(harness, tracker).mamba_backup_node_id
+    assert path_tokens(core.node_by_id(paused)) == tuple(sequence(20, 1))
+    assert core.get_component_device_value(paused, MAMBA) is not None
+    resumed = core.finish_mamba_state_eviction(paused)
+    harness.cache._apply_eviction_result(resumed)
+    assert resumed.tracker[MAMBA] == 1
+    core.evict_device_end(MAMBA)
+    assert tuple(sequence(20, 1)) not in states(harness) and len(states(harness)) == 3
+
+
+@pytest.mark.parametrize("policy", [None, 1, 2])
+def test_a_victim_that_is_locked_while_paused_is_passed_over(policy):
+    harness = write_back_harness(policy)
+    core, tracker = harness.cache.tree_core, {FULL: 0, MAMBA: 0}
+    core.evict_device_start(MAMBA, 1)
+    paused = step(harness, tracker).mamba_backup_node_id
+    lock = harness.cache.lock(paused)
+    harness.cache._apply_eviction_result(core.finish_mamba_state_eviction(paused))
+    following = step(harness, tracker)
+    assert {following.mamba_backup_node_id, following.node_id} != {paused, None}
+    core.evict_device_end(MAMBA)
+    assert core.get_component_device_value(paused, MAMBA) is not None
+    harness.unlock(lock)
+
+
+@pytest.mark.parametrize("policy", [None, 1, 2])
+@pytest.mark.parametrize("component", [FULL, MAMBA])
+def test_a_walk_whose_backups_all_fail_offers_each_victim_once_and_ends(policy, component):
+    harness = write_back_harness(policy)
+    core, tracker = harness.cache.tree_core, {FULL: 0, MAMBA: 0}
+    core.evict_device_start(component, 1000)
+    offered = []
+    for _ in range(20):
+        result = core.evict_device_next_node(component, tracker)
+        if result.mamba_backup_node_id is not None:
+            core._pending_internal_evictions.clear()
+            offered.append(result.mamba_backup_node_id)
+        elif result.node_id is not None:
+            offered.append(result.node_id)
+        else:
+            break
+    core.evict_device_end(component)
+    assert len(offered) == len(set(offered)) == (2 if component is FULL else 4)
+    harness.check()

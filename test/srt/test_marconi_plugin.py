@@ -113,11 +113,16 @@ def test_a_hybrid_model_passes(model):
     ("argv", "words"),
     [
         (["--disable-radix-cache"], "--marconi-evict-policy is 2 but --disable-radix-cache is set"),
+        (["--radix-eviction-policy", "lfu"], "--radix-eviction-policy is 'lfu'; allowed is lru"),
     ],
 )
 def test_flags_that_exclude_marconi(model, argv, words):
     with pytest.raises(MarconiConfigError, match=words):
         check(model, *argv)
+
+
+def test_another_order_of_kv_goes_with_the_state_pool_alone(model):
+    check(model, "--radix-eviction-policy", "lfu", "--marconi-evict-pools", "state")
 
 
 def test_another_cache_backend_excludes_marconi(model):

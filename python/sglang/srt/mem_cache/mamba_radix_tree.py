@@ -123,8 +123,9 @@ class PolicyWalk:
         return everything
 
     def _next(self) -> UnifiedTreeNode | None:
-        excluded = self._excluded()
+        excluded = set(self._offered)
         try:
+            excluded = self._excluded()
             if not self._cache.view_is_sound:
                 raise RuntimeError("the view of the tree is not sound until the next reset")
             return self._cache.view.victim(self._pool, excluding=excluded)

@@ -156,6 +156,12 @@ def check_server_args(_result: None, server_args: Any) -> None:
             f"{chosen} but --radix-cache-backend is {backend!r}; allowed with Marconi is "
             f"SGLang's own backend, so leave the flag out"
         )
+    kv_order = getattr(view, "radix_eviction_policy", "lru")
+    if kv_order != "lru" and not config.leaves_kv_to_sglang:
+        raise MarconiConfigError(
+            f"{chosen}, which orders KV too, but --radix-eviction-policy is {kv_order!r}; allowed "
+            f"is lru, or --marconi-evict-pools state"
+        )
     model_config = model_config_of(server_args)
     if mambaish_config(model_config) is None:
         architectures = getattr(model_config.hf_config, "architectures", None)
@@ -208,7 +214,10 @@ def get_internal_state(original: Callable[..., Any], controller: Any, *args: Any
     output = original(controller, *args)
     describe = getattr(controller.scheduler.tree_cache, "marconi_state", None)
     if describe is not None:
-        output.internal_state["marconi"] = describe()
+        try:
+            output.internal_state["marconi"] = describe()
+        except Exception as error:
+            output.internal_state["marconi"] = {"error": repr(error)}
     return output
 
 

@@ -91,6 +91,11 @@ class MarconiConfig:
     def policy_name(self) -> str:
         return POLICY_NAMES[self.marconi_evict_policy]
 
+    @property
+    def leaves_kv_to_sglang(self) -> bool:
+        """KV leaves keep SGLang's own order."""
+        return self.marconi_evict_policy == 1 or self.marconi_evict_pools == "state"
+
     def as_dict(self) -> dict[str, int | float | str]:
         return asdict(self)
 
