@@ -1,0 +1,162 @@
+"""Attention over the paged KV cache without the redundant work of upstream's torch backend.
+
+Upstream pads the queries of a prefill to the whole context, so a cache hit saves it nothing, and
+loops over the requests of a decode batch. Here a prefill computes its own rows only, and a
+decode batch of similar lengths is one call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+Tensor = torch.Tensor
+
+# Rows of a prefill behind a cached prefix that share one mask: bounds the mask's memory and the
+# keys that are computed only to be masked.
+ROWS_PER_MASK = 512
+# A decode batch is padded to its longest request while that wastes less than this factor.
+PADDING_LIMIT = 2.0
+
+
+def extend(
+    self: object,
+    query: Tensor,
+    output: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    req_to_token: Tensor,
+    req_pool_indices: Tensor,
+    seq_lens: Tensor,
+    extend_prefix_lens: Tensor,
+    extend_seq_lens: Tensor,
+    encoder_lens: Tensor | None = None,
+    scaling: float | None = None,
+    enable_gqa: bool = False,
+    causal: bool = False,
+    is_cross_attn: bool = False,
+    sliding_window_size: int | None = None,
+) -> Tensor:
+    """Fill output [T, HQ, DV] for the new tokens of N requests.
+
+    query [T, HQ, D]; k_cache [slots, HK, D]; v_cache [slots, HK, DV]; req_to_token
+    [requests, longest]; req_pool_indices, seq_lens, extend_prefix_lens, extend_seq_lens [N].
+    """
+    _require_decoder(encoder_lens, is_cross_attn, causal)
+    begin = 0
+    rows = zip(
+        req_pool_indices.tolist(),
+        extend_prefix_lens.tolist(),
+        extend_seq_lens.tolist(),
+        strict=True,
+    )
+    for request, prefix, new in rows:
+        if new == 0:
+            continue
+        slots = req_to_token[request, : prefix + new].long()
+        keys = _heads_first(k_cache, slots, query.dtype)
+        values = _heads_first(v_cache, slots, query.dtype)
+        queries = query[begin : begin + new].transpose(0, 1).unsqueeze(0)
+        options: dict[str, Any] = {"scale": scaling, "enable_gqa": enable_gqa}
+        if prefix == 0 and not _slides(sliding_window_size):
+            found = scaled_dot_product_attention(queries, keys, values, is_causal=True, **options)
+            output[begin : begin + new] = found[0].transpose(0, 1)
+        else:
+            for first in range(0, new, ROWS_PER_MASK):
+                last = min(first + ROWS_PER_MASK, new)
+                end = prefix + last
+                found = scaled_dot_product_attention(
+                    queries[:, :, first:last],
+                    keys[:, :, :end],
+                    values[:, :, :end],
+                    attn_mask=_visible(prefix + first, end, end, sliding_window_size),
+                    **options,
+                )
+                output[begin + first : begin + last] = found[0].transpose(0, 1)
+        begin += new
+    return output
+
+
+def decode(
+    self: object,
+    query: Tensor,
+    output: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    req_to_token: Tensor,
+    req_pool_indices: Tensor,
+    seq_lens: Tensor,
+    encoder_lens: Tensor | None = None,
+    scaling: float | None = None,
+    enable_gqa: bool = False,
+    causal: bool = False,
+    is_cross_attn: bool = False,
+    sliding_window_size: int | None = None,
+) -> Tensor:
+    """Fill output [B, HQ, DV] for one new token of each of B requests; shapes as in extend."""
+    _require_decoder(encoder_lens, is_cross_attn, True)
+    lengths = seq_lens.tolist()
+    longest = max(lengths)
+    sliding = sliding_window_size if _slides(sliding_window_size) else None
+    # Query heads of one group become rows of one key head: no key is copied, and the fused
+    # kernel of torch applies, which it does not for grouped queries of a single row.
+    queries = query.reshape(len(lengths), k_cache.shape[1], -1, query.shape[-1])
+    if sliding is None and longest * len(lengths) <= PADDING_LIMIT * sum(lengths):
+        slots = req_to_token[req_pool_indices, :longest].long()
+        mask = None
+        if min(lengths) < longest:
+            valid = torch.arange(longest) < seq_lens.unsqueeze(-1)
+            # Slot 0 is SGLang's padding slot and always finite; a stale one might not be.
+            slots = slots * valid
+            mask = valid[:, None, None, :]
+        keys = _gather(k_cache, slots, query.dtype).transpose(1, 2)
+        values = _gather(v_cache, slots, query.dtype).transpose(1, 2)
+        found = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
+        output.copy_(found.flatten(1, 2))
+        return output
+    for row, (request, length) in enumerate(zip(req_pool_indices.tolist(), lengths, strict=True)):
+        first = 0 if sliding is None else max(0, length - 1 - sliding)
+        slots = req_to_token[request, first:length].long()
+        found = scaled_dot_product_attention(
+            queries[row : row + 1],
+            _heads_first(k_cache, slots, query.dtype),
+            _heads_first(v_cache, slots, query.dtype),
+            scale=scaling,
+        )
+        output[row] = found[0].flatten(0, 1)
+    return output
+
+
+def _gather(cache: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:
+    """[slots, H, D] at ``slots`` [...] to [..., H, D].
+
+    `index_select` copies whole rows, an index expression one number at a time.
+    """
+    rows = cache.index_select(0, slots.flatten())
+    return rows.view(*slots.shape, *cache.shape[1:]).to(dtype)
+
+
+def _heads_first(cache: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:
+    """[slots, H, D] at ``slots`` [L] to [1, H, L, D]."""
+    return _gather(cache, slots, dtype).transpose(0, 1).unsqueeze(0)
+
+
+def _visible(first: int, last: int, keys: int, window: int | None) -> Tensor:
+    """Boolean [last - first, keys]: which keys the queries at these positions may see."""
+    at = torch.arange(first, last).unsqueeze(1)
+    key = torch.arange(keys).unsqueeze(0)
+    seen = key <= at
+    if window is not None and _slides(window):
+        seen &= key >= at - window
+    return seen
+
+
+def _slides(window: int | None) -> bool:
+    return window is not None and window > -1
+
+
+def _require_decoder(encoder_lens: Tensor | None, is_cross_attn: bool, causal: bool) -> None:
+    if encoder_lens is not None or is_cross_attn or not causal:
+        raise NotImplementedError("only causal self-attention has a CPU reference")

@@ -1,0 +1,53 @@
+"""The list of SGLang functions that are replaced; the README gives the reason for each."""
+
+from __future__ import annotations
+
+from sglang_cpu_reference import attention, conv, experts, layers, ssd, state_copy
+from sglang_cpu_reference.patching import Replacement
+
+_KERNELS = "sglang.kernels.ops"
+_LAYERS = "sglang.srt.layers"
+_MIXER = f"{_LAYERS}.attention.mamba.mamba"
+_TORCH_BACKEND = f"{_LAYERS}.attention.torch_native_backend:TorchNativeAttnBackend"
+
+REPLACEMENTS = (
+    Replacement(
+        f"{_KERNELS}.attention.fla.fused_norm_gate:FusedRMSNormGated.forward",
+        layers.gated_rms_norm,
+    ),
+    Replacement(
+        f"{_KERNELS}.elementwise.elementwise:fused_gate_sigmoid_mul",
+        layers.gated_shared_expert,
+    ),
+    Replacement(
+        f"{_KERNELS}.elementwise.elementwise:fused_gate_sigmoid_mul_add",
+        layers.add_gated_shared_expert,
+    ),
+    Replacement(
+        f"{_KERNELS}.mamba.mamba_state_scatter_triton:track_mamba_states_if_needed",
+        state_copy.track_mamba_states_if_needed,
+    ),
+    Replacement(
+        f"{_KERNELS}.mamba.mamba_state_scatter_triton:track_mamba_states_all_layers",
+        state_copy.track_mamba_states_all_layers,
+    ),
+    Replacement(
+        f"{_KERNELS}.mamba.triton_ops.ssd_combined:mamba_chunk_scan_combined",
+        ssd.mamba_chunk_scan_combined,
+    ),
+    Replacement(
+        f"{_KERNELS}.mamba.triton_ops.ssu_dispatch:TritonSSUBackend.__call__",
+        ssd.selective_state_update,
+    ),
+    Replacement(f"{_MIXER}:causal_conv1d_fn", conv.causal_conv1d_fn, fills_gap=True),
+    Replacement(f"{_MIXER}:causal_conv1d_update", conv.causal_conv1d_update, fills_gap=True),
+    Replacement(f"{_MIXER}:causal_conv1d_fn_triton", conv.causal_conv1d_fn, fills_gap=True),
+    Replacement(f"{_MIXER}:causal_conv1d_update_triton", conv.causal_conv1d_update, fills_gap=True),
+    Replacement(
+        f"{_LAYERS}.moe.fused_moe_native:moe_forward_native",
+        experts.moe_forward_native,
+        wraps=True,
+    ),
+    Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_extend", attention.extend),
+    Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_decode", attention.decode),
+)

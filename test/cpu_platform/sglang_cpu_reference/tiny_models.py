@@ -1,0 +1,174 @@
+"""Writes tiny random hybrid models with a tokenizer, from code alone and the same every time.
+
+    python -m sglang_cpu_reference.tiny_models OUT --model qwen3-next --dtype bfloat16
+    python -m sglang_cpu_reference.tiny_models OUT
+
+The first writes one model into OUT, the second all of them into OUT/<model>-<dtype>. Nothing is
+downloaded and nothing of the machine is read. The models hold 64k tokens of context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PAD_ID, START_ID, END_ID = range(len(SPECIAL_TOKENS))
+VOCABULARY = 256 + len(SPECIAL_TOKENS)
+# Tensor-parallel shards of embedding and head want round sizes; the rest stays unused.
+PADDED_VOCABULARY = 320
+CONTEXT = 65536
+SEED = 0
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer() -> Any:
+    """A tokenizer of one token per byte, so that any text has a length known in advance."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=SPECIAL_TOKENS[END_ID],
+        pad_token=SPECIAL_TOKENS[PAD_ID],
+        model_max_length=CONTEXT,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_qwen3_next() -> Any:
+    """Three GDN layers and one of gated attention, each with four experts and a shared one."""
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    return Qwen3NextForCausalLM(
+        Qwen3NextConfig(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            # Keys and values of different width: a transposed state cannot pass unnoticed.
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=32,
+            linear_value_head_dim=48,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=64,
+            shared_expert_intermediate_size=64,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+
+
+def make_falcon_h1() -> Any:
+    """Four layers of Mamba2 beside grouped-query attention, dense MLP."""
+    from transformers import FalconH1Config, FalconH1ForCausalLM
+
+    return FalconH1ForCausalLM(
+        FalconH1Config(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            mamba_d_ssm=192,
+            mamba_n_heads=6,
+            mamba_d_head=32,
+            mamba_n_groups=2,
+            mamba_d_state=48,
+            mamba_d_conv=4,
+            mamba_chunk_size=64,
+            mamba_rms_norm=True,
+            mamba_norm_before_gate=False,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+
+
+# What SGLang's own config classes read and transformers 5 does not write.
+EXTRA_CONFIG: dict[str, dict[str, Any]] = {
+    "qwen3-next": {"full_attention_interval": 4},
+    "falcon-h1": {},
+}
+MODELS: dict[str, Callable[[], Any]] = {
+    "qwen3-next": make_qwen3_next,
+    "falcon-h1": make_falcon_h1,
+}
+
+
+def write_model(directory: Path, model: str, dtype: str) -> None:
+    """Write config, weights, tokenizer and chat template of one tiny model."""
+    torch.manual_seed(SEED)
+    network = MODELS[model]().to(DTYPES[dtype])
+    spread_weights(network)
+    network.save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | EXTRA_CONFIG[model]
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    print(f"{model} ({dtype}) is in {directory}")
+
+
+@torch.no_grad()
+def spread_weights(network: torch.nn.Module) -> None:
+    """Draw every matrix wide enough that outputs depend on the whole context.
+
+    The usual 0.02 leaves a tiny model nearly linear: its logits barely differ between prompts,
+    and a wrong state would hide within rounding.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    for parameter in network.parameters():
+        if parameter.dim() >= 2:
+            fan_in = parameter.shape[-1]
+            drawn = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5
+            parameter.copy_(drawn.to(parameter.dtype))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("directory", type=Path, metavar="OUT")
+    parser.add_argument("--model", choices=sorted(MODELS), help="this one, into OUT itself")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), help="bfloat16 if --model is given, else both"
+    )
+    options = parser.parse_args(arguments)
+    if options.model:
+        write_model(options.directory, options.model, options.dtype or "bfloat16")
+        return
+    for model in MODELS:
+        for dtype in (options.dtype,) if options.dtype else DTYPES:
+            write_model(options.directory / f"{model}-{dtype}", model, dtype)
+
+
+if __name__ == "__main__":
+    main()
