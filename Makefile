@@ -1,0 +1,74 @@
+# Two commands: `make demo` and `make test`. Both set up all they need in .venv and .cache, once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
+CACHE := .cache
+MODELS := $(CACHE)/tiny-models
+DEMO_RESULTS ?= results/demo
+
+export SGLANG_MARCONI_CACHE ?= $(CURDIR)/$(CACHE)
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+OUR_FILES := $(shell find python -name '*.py' 2>/dev/null) pyproject.toml
+PLATFORM_FILES := $(shell find test/cpu_platform -name '*.py' 2>/dev/null) test/cpu_platform/pyproject.toml
+
+.PHONY: help demo test quick-test lint format setup wheel clean
+
+help:
+	@echo "make demo        compare stock LRU and Marconi on a real server on this CPU (about 15 minutes)"
+	@echo "make test        lint, types and all tests, real servers included"
+	@echo "make quick-test  lint, types and the tests that start no server"
+	@echo "make wheel       build dist/sglang_marconi-*.whl"
+	@echo "make format      format the code"
+
+demo: setup
+	$(BIN)/python benchmark/marconi/demo.py --models $(MODELS) --out $(DEMO_RESULTS)
+
+test: lint setup
+	$(BIN)/python -m pytest test/srt
+
+quick-test: lint setup
+	$(BIN)/python -m pytest test/srt -m "not server"
+
+lint: $(VENV)/.deps
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.deps
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.package $(VENV)/.platform $(MODELS)/.done
+
+wheel: $(VENV)/.deps
+	$(BIN)/uv build --quiet --wheel --out-dir dist --python $(BIN)/python .
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) $(CACHE) dist build
+
+# Only a CPU's dependencies, each pinned; the CUDA-only ones of SGLang are left out.
+$(VENV)/.deps: requirements-cpu.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, $(PYTHON) is {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")'
+	@echo "Setting up $(VENV): PyTorch, SGLang and what they need (several GB, some minutes, once)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-cpu.lock)"
+	$(UV) --compile-bytecode -r requirements-cpu.lock
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.deps $(OUR_FILES)
+	$(UV) --reinstall-package sglang-marconi .
+	@touch $@
+
+$(VENV)/.platform: $(VENV)/.deps $(PLATFORM_FILES)
+	$(UV) --reinstall-package sglang-cpu-reference ./test/cpu_platform
+	@touch $@
+
+$(MODELS)/.done: $(VENV)/.platform test/cpu_platform/sglang_cpu_reference/tiny_models.py
+	@echo "Making the tiny models"
+	$(BIN)/python -m sglang_cpu_reference.tiny_models $(MODELS)
+	@touch $@
