@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import platform
+import platform as os_platform  # "platform" would be this package's module of that name
 import sys
 
 __all__ = ["SGLANG_VERSION", "activate"]
@@ -41,8 +41,8 @@ def activate() -> str | None:
 
 def reason_to_stay_away() -> str | None:
     """Say why another platform should serve here; None if this one should."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"the machine is {platform.machine()}, not x86-64"
+    if os_platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"the machine is {os_platform.machine()}, not x86-64"
     if os.environ.get(ENGINE_VARIABLE) == "0":
         return f"{ENGINE_VARIABLE}=0"
     accelerator = _accelerator()
