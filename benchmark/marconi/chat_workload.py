@@ -17,7 +17,7 @@ replies, tokens             two lognormals: median 56.3 sigma 1.20 (22 %),      
                             median 291 sigma 0.56
 request to next, seconds    5 + tokens of the prompt x Weibull (shape 5.55,          0.045
                             scale 0.487 s)
-session starts, seconds     exponential gaps of mean 1.33 s                          0.023
+session starts, seconds     exponential gaps of mean 1.33 s                          0.043
 ==========================  ======================================================  =====
 
 What the fits leave out: the trace's own times are made up (90 words a minute of typing after 5 s),
