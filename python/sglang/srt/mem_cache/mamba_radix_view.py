@@ -15,8 +15,6 @@ if TYPE_CHECKING:
         UnifiedTreeNode,
     )
 
-_POOL_COMPONENT = {Pool.KV: ComponentType.FULL, Pool.STATE: ComponentType.MAMBA}
-
 
 class MambaRadixView:
     """One :class:`CachedPrefix` for every tree node that holds a state or is an evictable leaf.
@@ -34,7 +32,12 @@ class MambaRadixView:
         self.policy = policy
         self.now = 0
         self._core: UnifiedTreeCore | None = None
-        self.clear()
+        self._prefixes: dict[int, CachedPrefix] = {}
+        self._marked: dict[int, UnifiedTreeNode] = {}
+        self._depths: dict[int, int] = {}
+        self._last_access: dict[int, int] = {}
+        self._child_counts: dict[int, int] = {}
+        self._next_order = 0
 
     def __len__(self) -> int:
         """Prefixes that hold a state or are evictable leaves, as of the last refresh."""
@@ -47,14 +50,16 @@ class MambaRadixView:
 
     def clear(self) -> None:
         """Forget all prefixes; the clock goes on."""
-        for prefix in list(getattr(self, "_prefixes", {}).values()):
+        for prefix in self._prefixes.values():
             self.policy.on_remove(prefix)
-        self._prefixes: dict[int, CachedPrefix] = {}
-        self._marked: dict[int, UnifiedTreeNode] = {}
-        self._depths: dict[int, int] = {}
-        self._last_access: dict[int, int] = {}
-        self._child_counts: dict[int, int] = {}
-        self._next_order = 0
+        for table in (
+            self._prefixes,
+            self._marked,
+            self._depths,
+            self._last_access,
+            self._child_counts,
+        ):
+            table.clear()
 
     def tick(self) -> int:
         """Advance the logical clock by one operation."""
