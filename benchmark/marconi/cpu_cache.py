@@ -20,7 +20,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, Ma
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
@@ -121,7 +121,7 @@ class CpuCache:
     kv_tokens: int = 512
     state_slots: int = 16
     sessions: bool = False
-    cost: ModelCost = EXAMPLE_COST
+    cost: CostModel = EXAMPLE_COST
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,6 +157,10 @@ class CpuCache:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
             slot = self.requests.mamba_allocator.alloc(1)
         return slot
+
+    @staticmethod
+    def key(tokens: list[int]) -> RadixKey:
+        return radix_key(tokens)
 
     def match(self, tokens: list[int], **kwargs: Any) -> Any:
         return self.cache.match_prefix(MatchPrefixParams(key=radix_key(tokens), **kwargs))
