@@ -148,11 +148,12 @@ class CpuCache:
         missing = tokens - self.allocator.available_size()
         if missing > 0:
             self.cache.evict_for_alloc(EvictParams(num_tokens=missing))
-        return self.allocator.alloc(tokens)
+        slots: torch.Tensor | None = self.allocator.alloc(tokens)
+        return slots
 
     def alloc_state(self) -> torch.Tensor | None:
         """One state slot, evicting as a scheduler does; ``None`` if that was not enough."""
-        slot = self.requests.mamba_allocator.alloc(1)
+        slot: torch.Tensor | None = self.requests.mamba_allocator.alloc(1)
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
             slot = self.requests.mamba_allocator.alloc(1)

@@ -83,7 +83,7 @@ def send(
     connection: requests.Session, url: str, prompt: Sequence[int], reply_length: int
 ) -> tuple[Served, list[int]]:
     """Stream one greedy reply of exactly ``reply_length`` tokens; returns it with its measures."""
-    payload = {
+    payload: dict[str, Any] = {
         "input_ids": list(prompt),
         "stream": True,
         "sampling_params": {
@@ -100,7 +100,7 @@ def send(
     ) as response:
         if not response.ok:
             raise requests.HTTPError(f"{url}: {response.status_code} {response.text}")
-        for line in response.iter_lines(chunk_size=None):
+        for line in response.iter_lines(chunk_size=None):  # type: ignore[call-overload]
             if not line.startswith(b"data: {"):
                 continue
             ttft = ttft or time.perf_counter() - start

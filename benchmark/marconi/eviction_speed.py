@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from cpu_cache import CpuCache, server_context
@@ -55,7 +56,7 @@ def measure(prefixes: int, repeats: int) -> dict[str, dict[str, float]]:
         for kind, request in KINDS.items():
             for name in rng.sample(list(caches), len(caches)):
                 cache, refill = caches[name]
-                times[kind][name].append(timed(lambda c=cache, r=request: c.cache.evict(r)))
+                times[kind][name].append(timed(partial(cache.cache.evict, request)))
                 refill()
     return {
         kind: {name: statistics.median(values) for name, values in by_name.items()}
