@@ -80,7 +80,7 @@ class Replay:
         finally:
             run.release()
         if lookup is not None and served.served:
-            self.cache.cache._count_lookup(lookup)
+            self.cache.cache.count_request(lookup)
         return served
 
     def _match(self, tokens: list[int], request: Request) -> tuple[Any, Any]:

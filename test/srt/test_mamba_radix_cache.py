@@ -286,7 +286,7 @@ def look_up(harness: TreeHarness, tokens: list[int]) -> dict[str, int]:
     before = dict(harness.cache.stats.lost_tokens)
     req = SimpleNamespace(kv=ReqKvInfo(), rid="r", session=None, origin_input_ids=tokens)
     harness.match(tokens, req=req)
-    harness.cache._count_lookup(req)
+    harness.cache.count_request(req)
     after = harness.cache.stats.lost_tokens
     return {reason: count - before.get(reason, 0) for reason, count in after.items()}
 

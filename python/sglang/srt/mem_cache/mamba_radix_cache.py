@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
+from sglang.srt.mem_cache.mamba_radix_lookups import MambaRadixLookups
 from sglang.srt.mem_cache.mamba_radix_tree import (
     COMPONENTS,
     TREE_CORE_BACKEND,
@@ -15,13 +16,12 @@ from sglang.srt.mem_cache.mamba_radix_tree import (
     register_tree_core,
     session_test,
 )
-from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView, state_survives
+from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.ghosts import Ghosts, PrefixDigest, extend, root_digest
 from sglang.srt.mem_cache.marconi.policy import create_policy
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel, Savings
-from sglang.srt.mem_cache.marconi.stats import Lookup, MarconiStats, VictimKind
+from sglang.srt.mem_cache.marconi.stats import MarconiStats, VictimKind
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
@@ -70,9 +70,7 @@ class MambaRadixCache(UnifiedRadixCache):
         self.view_is_sound = True
         self._short_of = "path_cap"
         self._warned: set[str] = set()
-        self._ghosts = Ghosts()
-        self._had_state: set[int] = set()
-        self._digests: dict[int, PrefixDigest] = {}
+        self._lookups = MambaRadixLookups(self.view)
         register_tree_core()
         super().__init__(
             replace(
@@ -134,12 +132,10 @@ class MambaRadixCache(UnifiedRadixCache):
             )
         self.view_is_sound = True
         self.report(self.view.clear)
-        self._ghosts.clear()
-        self._had_state.clear()
-        self._digests.clear()
+        self.report(self._lookups.clear)
 
     def state_created(self, node: UnifiedTreeNode) -> None:
-        self._had_state.add(node.id)
+        self._lookups.state_created(node)
         self.view.state_created(node)
 
     def state_leaves(self, node: UnifiedTreeNode) -> None:
@@ -159,13 +155,7 @@ class MambaRadixCache(UnifiedRadixCache):
 
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         """``node`` is about to leave the tree."""
-        self._ghosts.add(
-            self._digest(node.parent, node.key),
-            node.key.raw_token_ids(),
-            node.id in self._had_state,
-        )
-        self._had_state.discard(node.id)
-        self._digests.pop(node.id, None)
+        self._lookups.prefix_deleted(node)
 
     # -- eviction walks
 
@@ -190,77 +180,31 @@ class MambaRadixCache(UnifiedRadixCache):
         result = super()._match_tree(params)
         if params.req is not None and not self.disable:
             try:
-                self._note_lookup(params, result)
+                self._lookups.note(self.tree_core, params, result)
             except Exception as error:
                 self._count_error("explaining a lookup", error)
         return result
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-        try:
-            self._count_lookup(req)
-        except Exception as error:
-            self._count_error("counting a request", error)
+        self.count_request(req)
         super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
 
-    def _note_lookup(self, params: Any, result: Any) -> None:
-        """Keep on the request where its prompt stood; the last lookup before prefill counts."""
-        req = params.req
-        if getattr(req, "marconi_counted", False):
-            return
-        hit = result.device_prefix_len + result.host_hit_length
-        kv_alive = max(result.full_kv_hit_length, hit)
-        state_depth, state_kv_alive = hit, True
-        node = None
-        if result.last_visited_node_id is not None:
-            node = self.tree_core.node_by_id(result.last_visited_node_id)
-        above = node
-        while above is not None and above.parent is not None:
-            depth = self.view.depth(above)
-            if depth <= hit:
-                break
-            if above.id in self._had_state and not state_survives(above):
-                state_depth = depth
-                break
-            above = above.parent
-        kv_depth = kv_alive
-        if len(self._ghosts) and kv_alive < len(params.key):
-            alive = self._digest(node or self.tree_core.root_node, params.key)
-            if alive.length == kv_alive:
-                ghost = self._ghosts.look_up(alive, params.key.raw_token_ids()[kv_alive:])
-                kv_depth = max(kv_depth, ghost.kv_depth)
-                if ghost.state_depth > state_depth:
-                    state_depth, state_kv_alive = ghost.state_depth, False
-        req.marconi_lookup = (hit, state_depth, kv_depth, state_kv_alive)
-
-    def _count_lookup(self, req: Any) -> None:
-        noted = getattr(req, "marconi_lookup", None)
-        if noted is None or getattr(req, "marconi_counted", False):
-            return
-        req.marconi_counted = True
-        hit, state_depth, kv_depth, state_kv_alive = noted
-        length = len(req.origin_input_ids)
-        lookup = Lookup(length, hit, state_depth, kv_depth, state_kv_alive)
-        flops = self.marconi.cost.flops
-        self.stats.count_lookup(lookup, float(flops(0, hit)), float(flops(0, length)))
-        if self.marconi.on_request is not None:
-            self.marconi.on_request(self.stats)
+    def count_request(self, req: Any) -> None:
+        """Count a request that is being prefilled; from the second call on it does nothing."""
+        try:
+            lookup = self._lookups.take(req)
+            if lookup is None:
+                return
+            flops = self.marconi.cost.flops
+            self.stats.count_lookup(
+                lookup, float(flops(0, lookup.hit)), float(flops(0, lookup.input_tokens))
+            )
+            if self.marconi.on_request is not None:
+                self.marconi.on_request(self.stats)
+        except Exception as error:
+            self._count_error("counting a request", error)
 
     # -- internals
-
-    def _digest(self, node: UnifiedTreeNode, key: Any) -> PrefixDigest:
-        """Of the path from the root to the end of ``node``, in the namespace of ``key``."""
-        chain = []
-        while node.parent is not None and node.id not in self._digests:
-            chain.append(node)
-            node = node.parent
-        if node.parent is None:
-            digest = root_digest(f"{key.extra_key or ''}\0{key.cache_salt or ''}")
-        else:
-            digest = self._digests[node.id]
-        for node in reversed(chain):
-            digest, _ = extend(digest, node.key.raw_token_ids())
-            self._digests[node.id] = digest
-        return digest
 
     def _count_victim(self, node: UnifiedTreeNode, kind: VictimKind, *, kv_tokens: int) -> None:
         cost = self.marconi.cost

@@ -98,13 +98,9 @@ class PolicyWalk:
 
     def _excluded(self) -> set[int]:
         """Ids to pass over: what was offered in the role it has now, and what sessions hold."""
-        core = self._cache.tree_core
-        nodes = {id: core._node_arena.get(id) for id in self._offered}
-        excluded = {
-            id
-            for id, node in nodes.items()
-            if node is not None and self._offered[id] == self._is_leaf(node)
-        }
+        arena = self._cache.tree_core._node_arena
+        self._offered = {id: role for id, role in self._offered.items() if id in arena}
+        excluded = {id for id, role in self._offered.items() if role == self._is_leaf(arena[id])}
         if self._spare_sessions and self._in_session is not None:
             excluded.update(node.id for node in self._everything() if self._in_session(node))
         return excluded
