@@ -44,6 +44,10 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
         server_args.device = "cpu"
         # Overlap needs device streams.
         server_args.disable_overlap_schedule = True
+        # The only pair that `host_tier` serves. SGLang's default is a device kernel, and a layout
+        # that its own host pool of recurrent states refuses.
+        server_args.hicache_io_backend = "direct"
+        server_args.hicache_mem_layout = "page_first_direct"
         if server_args.attention_backend is None:
             server_args.attention_backend = self.get_default_attention_backend()
         dtype = checkpoint_dtype(server_args.model_path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sglang_cpu_reference import attention, conv, experts, layers, ssd, state_copy
+from sglang_cpu_reference import attention, conv, experts, host_tier, layers, ssd, state_copy
 from sglang_cpu_reference.patching import Replacement
 
 _KERNELS = "sglang.kernels.ops"
 _LAYERS = "sglang.srt.layers"
+_HOST_POOLS = "sglang.srt.mem_cache.pool_host"
 _MIXER = f"{_LAYERS}.attention.mamba.mamba"
 _TORCH_BACKEND = f"{_LAYERS}.attention.torch_native_backend:TorchNativeAttnBackend"
 
@@ -50,4 +51,13 @@ REPLACEMENTS = (
     ),
     Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_extend", attention.extend),
     Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_decode", attention.decode),
+    Replacement(f"{_HOST_POOLS}.common:_cuda_host_register", host_tier.register_host_memory),
+    *(
+        Replacement(f"{_HOST_POOLS}.{module}:{name}", by, fills_gap=True)
+        for module in ("mha", "mamba")
+        for name, by in (
+            ("transfer_kv_per_layer_direct_pf_lf", host_tier.load_layer),
+            ("transfer_kv_all_layer_direct_lf_pf", host_tier.back_up_all_layers),
+        )
+    ),
 )

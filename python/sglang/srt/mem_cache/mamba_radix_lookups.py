@@ -58,7 +58,9 @@ class MambaRadixLookups:
         req = params.req
         if getattr(req, "marconi_counted", False):
             return
-        hit = result.device_prefix_len + result.host_hit_length
+        # With a host tier, KV between the last state on the device and the state that is loaded
+        # back can lie on either side: only the node says how deep the request resumes.
+        hit = self._view.depth(core.node_by_id(result.best_match_node))
         kv_alive = max(result.full_kv_hit_length, hit)
         last = core.root_node
         if result.last_visited_node_id is not None:

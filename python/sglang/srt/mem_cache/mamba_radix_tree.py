@@ -210,6 +210,14 @@ class PolicyFullComponent(FullComponent):
 
     cache: MambaRadixCache
 
+    def acquire_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> Any:
+        result = super().acquire_component_lock(node, *args, **kwargs)
+        # Below host-only nodes the lowest node with KV on the device was the evictable leaf.
+        while node.parent is not None and node.evicted:
+            node = node.parent
+        self.cache.report(self.cache.view.changed, node)
+        return result
+
     def evict_component(
         self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
     ) -> tuple[int, int]:
