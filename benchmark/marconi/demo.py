@@ -24,7 +24,12 @@ from typing import Any
 from chat_workload import SCALE, Session, make_sessions, repeated_fraction, working_set
 from demo_chat import Served, run_chat, warm_up
 from demo_figure import draw
-from demo_measures import Measures, measure, paired_difference, victims_since
+from demo_measures import (
+    difference_of_runs,
+    measure,
+    paired_difference,
+    victims_since,
+)
 from demo_report import LRU, MARCONI, TITLES, WITNESS, Comparison, table, verdict, witness_note
 from demo_servers import Pools, Server, ServerFailed, launch_servers
 from demo_shared_prefix import BenchRun, SharedPrefix, run_shared_prefix
@@ -105,7 +110,9 @@ def compare_chat(
         )
         for name in servers
     }
-    return _comparison("Multi-turn chat", measures, served)
+    ttfts = {name: [1000 * request.ttft for request in served[name]] for name in servers}
+    difference = paired_difference(ttfts[MARCONI], ttfts[LRU])
+    return Comparison("Multi-turn chat", measures, difference)
 
 
 def compare_shared_prefix(
@@ -134,7 +141,9 @@ def compare_shared_prefix(
         )
         for name in servers
     }
-    return _comparison("generated-shared-prefix", measures, served, plan.rounds)
+    means = {name: [1000 * _mean_ttft(run.served) for run in runs[name]] for name in servers}
+    difference = difference_of_runs(means[MARCONI], means[LRU])
+    return Comparison("generated-shared-prefix", measures, difference, plan.rounds)
 
 
 def there_and_back(names: Sequence[str], rounds: int) -> Iterator[str]:
@@ -288,14 +297,8 @@ def _counters(servers: Mapping[str, Server]) -> dict[str, Mapping[str, Any] | No
     return {name: server.marconi_counters() for name, server in servers.items()}
 
 
-def _comparison(
-    title: str,
-    measures: Mapping[str, Measures],
-    served: Mapping[str, Sequence[Served]],
-    repeats: int = 1,
-) -> Comparison:
-    ttfts = {name: [1000 * request.ttft for request in served[name]] for name in (LRU, MARCONI)}
-    return Comparison(title, measures, paired_difference(ttfts[MARCONI], ttfts[LRU]), repeats)
+def _mean_ttft(served: Sequence[Served]) -> float:
+    return sum(request.ttft for request in served) / len(served)
 
 
 def _remarks(comparison: Comparison) -> str:

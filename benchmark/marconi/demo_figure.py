@@ -18,13 +18,11 @@ COLOURS = {LRU: "#8a94a6", MARCONI: "#d9480f"}
 NAMES = {LRU: "stock LRU", MARCONI: "Marconi"}
 BAR = 0.38
 KIND_LABELS = {
-    "kv:leaf_kv_only": "KV short:\nleaf, KV",
-    "kv:leaf_with_state": "KV short:\nleaf with state",
-    "kv:state_only": "KV short:\nstate only",
-    "state:leaf_kv_only": "states short:\nleaf, KV",
-    "state:leaf_with_state": "states short:\nleaf with state",
-    "state:state_only": "states short:\nstate only",
+    "leaf_kv_only": "leaf:\nKV only",
+    "leaf_with_state": "leaf: KV\nand state",
+    "state_only": "state only,\nKV kept",
 }
+POOL_LABELS = {"kv": "KV short", "state": "states short"}
 
 
 def draw(comparisons: Sequence[Comparison], caption: str, png: Path, svg: Path) -> None:
@@ -34,7 +32,7 @@ def draw(comparisons: Sequence[Comparison], caption: str, png: Path, svg: Path) 
         4,
         figsize=(15, 3.7 * len(comparisons) + 1.3),
         squeeze=False,
-        gridspec_kw={"width_ratios": [1.15, 1.7, 1.15, 1.9]},
+        gridspec_kw={"width_ratios": [1.15, 1.6, 1.15, 2.0]},
     )
     for row, comparison in zip(grid, comparisons, strict=True):
         _draw_row(row, comparison)
@@ -82,17 +80,23 @@ def _draw_row(row: Sequence[Any], comparison: Comparison) -> None:
         "tokens per second\n(higher is better)",
         "{:.0f}",
     )
+    hits.set_ylim(0, 100)
     counted = comparison.measures.get(WITNESS, lru).evictions or {}
     ours = marconi.evictions or {}
     kinds = eviction_kinds(comparison.measures)
     _bars(
         evicted,
-        [KIND_LABELS.get(kind, kind) for kind in kinds],
+        [_kind_label(kind) for kind in kinds],
         [counted.get(kind, 0) for kind in kinds],
         [ours.get(kind, 0) for kind in kinds],
         "evictions by kind\n(LRU's from policy 1)",
         "{:.0f}",
     )
+
+
+def _kind_label(kind: str) -> str:
+    pool, _, what = kind.partition(":")
+    return f"{POOL_LABELS.get(pool, pool)}\n{KIND_LABELS.get(what, what)}"
 
 
 def _ttfts(measures: Measures) -> list[float]:

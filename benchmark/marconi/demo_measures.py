@@ -36,17 +36,14 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean difference and the bounds of its 95 % bootstrap interval."""
+class Difference:
+    """A mean difference, bounds around it, what the bounds are, and whether they settle it."""
 
     mean: float
     low: float
     high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+    bounds: str
+    clear: bool
 
 
 def measure(
@@ -96,11 +93,25 @@ def victims_since(
     }
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Interval:
-    """Mean of ``ours - theirs`` over the same requests, with its 95 % bootstrap interval."""
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Difference:
+    """Mean of ``ours - theirs`` over requests served side by side, with a bootstrap interval."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     rng = random.Random(seed)
     count = len(differences)
     means = sorted(sum(rng.choices(differences, k=count)) / count for _ in range(RESAMPLES))
+    low, high = quantile(means, 0.025), quantile(means, 0.975)
     mean = sum(differences) / count
-    return Interval(mean, quantile(means, 0.025), quantile(means, 0.975))
+    return Difference(mean, low, high, "95 % interval over paired requests", low > 0 or high < 0)
+
+
+def difference_of_runs(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Difference of the mean of runs made one after the other, bounded by the extreme pairs.
+
+    Between such runs the machine may have changed, which no resampling of requests shows: the
+    difference is clear only if there are two runs or more and all pairs agree on its sign.
+    """
+    low, high = min(ours) - max(theirs), max(ours) - min(theirs)
+    enough = min(len(ours), len(theirs)) > 1
+    mean = sum(ours) / len(ours) - sum(theirs) / len(theirs)
+    bounds = f"over all pairs of {len(ours)} runs each" if enough else "one run each"
+    return Difference(mean, low, high, bounds, enough and (low > 0 or high < 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from demo_measures import Interval, Measures
+from demo_measures import Difference, Measures
 
 LRU, WITNESS, MARCONI = "lru", "lru-counted", "marconi"
 TITLES = {LRU: "LRU (stock)", WITNESS: "LRU (policy 1)", MARCONI: "Marconi"}
@@ -23,13 +23,13 @@ EQUAL_POINTS = 0.05
 class Comparison:
     """All that was measured on one workload.
 
-    ``measures`` by policy; ``ttft_difference`` is Marconi's less stock LRU's, in milliseconds,
-    over the same requests; ``repeats`` says how many times the workload ran.
+    ``measures`` by policy; ``ttft_difference`` is Marconi's less stock LRU's, in milliseconds;
+    ``repeats`` says how many times the workload ran.
     """
 
     title: str
     measures: Mapping[str, Measures]
-    ttft_difference: Interval
+    ttft_difference: Difference
     repeats: int = 1
 
 
@@ -39,14 +39,12 @@ def table(comparison: Comparison) -> str:
     header = [comparison.title, *(TITLES[name] for name in names), "Marconi against LRU"]
     rows = [header, *_rows(comparison, names)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    sizes = list(enumerate(widths))
     lines = [
         "| " + " | ".join(_pad(cell, width, column) for column, (cell, width) in cells) + " |"
         for cells in (list(enumerate(zip(row, widths, strict=True))) for row in rows)
     ]
-    rule = [
-        ("-" * width) if column == 0 else "-" * (width - 1) + ":"
-        for column, width in enumerate(widths)
-    ]
+    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in sizes]
     return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
 
 
@@ -72,15 +70,9 @@ def verdict(comparison: Comparison) -> str:
         word = "WINS" if points > 0 else "LOSES"
         hits = f"Marconi {word} on token hit rate, {rates} ({points:+.1f} points)"
     flops = 100 * (marconi.flops_saved_fraction - lru.flops_saved_fraction)
-    saved = f"its hits save {flops:+.1f} points of the prefill FLOPs"
-    difference = comparison.ttft_difference
-    bounds = f"95 % interval {difference.low:+.1f} to {difference.high:+.1f} ms"
-    if difference.clear:
-        word = "WINS" if difference.mean < 0 else "LOSES"
-        time = f"Marconi {word} on mean TTFT, by {abs(difference.mean):.1f} ms ({bounds})."
-    else:
-        time = f"Mean TTFT shows no clear difference ({difference.mean:+.1f} ms, {bounds})."
-    return f"{comparison.title}: {hits}; {saved}. {time}{_cost_of_python(comparison)}"
+    return (
+        f"{comparison.title}: {hits}; prefill FLOPs saved {flops:+.1f} points. {_time(comparison)}"
+    )
 
 
 def witness_note(comparison: Comparison) -> str:
@@ -98,17 +90,13 @@ def witness_note(comparison: Comparison) -> str:
     )
 
 
-def _cost_of_python(comparison: Comparison) -> str:
-    counted = comparison.measures.get(WITNESS)
-    if counted is None:
-        return ""
-    lru, marconi = comparison.measures[LRU], comparison.measures[MARCONI]
-    tree = counted.ttft_mean - lru.ttft_mean
-    policy = marconi.ttft_mean - counted.ttft_mean
-    return (
-        f" Of the mean difference, {tree:+.1f} ms come with the Python tree under the same LRU "
-        f"victims, {policy:+.1f} ms with the policy."
-    )
+def _time(comparison: Comparison) -> str:
+    difference = comparison.ttft_difference
+    bounds = f"{difference.bounds}: {difference.low:+.1f} to {difference.high:+.1f} ms"
+    if difference.clear:
+        word = "WINS" if difference.mean < 0 else "LOSES"
+        return f"Marconi {word} on mean TTFT, by {abs(difference.mean):.1f} ms ({bounds})."
+    return f"Mean TTFT shows no clear difference ({difference.mean:+.1f} ms; {bounds})."
 
 
 def _rows(comparison: Comparison, names: Sequence[str]) -> list[list[str]]:

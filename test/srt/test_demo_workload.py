@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
+import demo_chat
 import pytest
 from chat_workload import (
     FIRST_PROMPT,
@@ -15,10 +17,17 @@ from chat_workload import (
     request_order,
     working_set,
 )
-from demo import make_plan, parse_arguments, server_flags, there_and_back
+from demo import find_model, make_plan, parse_arguments, server_flags, there_and_back
 from demo_chat import Served, side_by_side
-from demo_measures import measure, paired_difference, quantile, victims_since
+from demo_measures import (
+    difference_of_runs,
+    measure,
+    paired_difference,
+    quantile,
+    victims_since,
+)
 from demo_report import LRU, MARCONI, WITNESS, Comparison, table, verdict, witness_note
+from demo_shared_prefix import parse_run
 
 
 def test_a_seed_makes_one_chat_and_another_seed_another():
@@ -69,6 +78,19 @@ def test_no_server_is_always_first():
         ("c", "a", "b"),
     }
     assert list(there_and_back(["a", "b"], 2)) == ["a", "b", "b", "a"]
+
+
+def test_every_server_gets_the_same_requests_in_the_same_order(monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, list[list[int]]] = {"a": [], "b": []}
+
+    def answer(_: object, url: str, prompt: list[int], reply_length: int):
+        seen[url].append(prompt)
+        return Served(len(prompt), 0, reply_length, 0.1, 0.2), [len(prompt) % 250] * reply_length
+
+    monkeypatch.setattr(demo_chat, "send", answer)
+    served = demo_chat.run_chat({"a": "a", "b": "b"}, make_sessions(4, 2))
+    assert seen["a"] == seen["b"]
+    assert [request.prompt_tokens for request in served["a"]] == [len(p) for p in seen["a"]]
 
 
 def test_servers_differ_in_marconis_flags_alone():
@@ -126,3 +148,28 @@ def test_measures_by_hand():
     assert quantile([1.0, 2.0, 4.0], 0.75) == 3.0
     assert victims_since({"victims": {"a": 1}}, {"victims": {"a": 3, "b": 1}}) == {"a": 2, "b": 1}
     assert victims_since(None, None) is None
+
+
+def test_runs_made_one_after_the_other_settle_nothing_unless_all_pairs_agree():
+    assert not difference_of_runs([1.0], [9.0]).clear, "one run each: the machine may have changed"
+    assert not difference_of_runs([1.0, 5.0], [4.0, 6.0]).clear
+    apart = difference_of_runs([1.0, 2.0], [4.0, 6.0])
+    assert (apart.clear, apart.low, apart.high, apart.mean) == (True, -5.0, -2.0, -3.5)
+
+
+def test_reads_bench_serving_and_leaves_out_failed_requests():
+    result = {
+        "input_lens": [10, 20],
+        "cached_tokens": [0, 8],
+        "ttfts": [0.5, 0.0],
+        "itls": [[0.125, 0.125], []],
+        "errors": ["", "refused"],
+        "duration": 3.0,
+    }
+    run = parse_run(result, output_length=3)
+    assert run.served == [Served(10, 0, 3, 0.5, 0.75)] and run.seconds == 3.0
+
+
+def test_a_missing_model_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="tiny_models"):
+        find_model(tmp_path)
