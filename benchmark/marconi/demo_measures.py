@@ -113,5 +113,9 @@ def difference_of_runs(ours: Sequence[float], theirs: Sequence[float]) -> Differ
     low, high = min(ours) - max(theirs), max(ours) - min(theirs)
     enough = min(len(ours), len(theirs)) > 1
     mean = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-    bounds = f"over all pairs of {len(ours)} runs each" if enough else "one run each"
+    bounds = (
+        f"over all pairs of {len(ours)} runs each"
+        if enough
+        else "one run each, made one after the other"
+    )
     return Difference(mean, low, high, bounds, enough and (low > 0 or high < 0))

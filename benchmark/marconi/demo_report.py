@@ -92,7 +92,9 @@ def witness_note(comparison: Comparison) -> str:
 
 def _time(comparison: Comparison) -> str:
     difference = comparison.ttft_difference
-    bounds = f"{difference.bounds}: {difference.low:+.1f} to {difference.high:+.1f} ms"
+    bounds = difference.bounds
+    if difference.low < difference.high:
+        bounds += f": {difference.low:+.1f} to {difference.high:+.1f} ms"
     if difference.clear:
         word = "WINS" if difference.mean < 0 else "LOSES"
         return f"Marconi {word} on mean TTFT, by {abs(difference.mean):.1f} ms ({bounds})."
