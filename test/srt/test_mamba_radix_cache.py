@@ -315,6 +315,15 @@ def test_lost_tokens_are_told_apart_by_reason():
     assert harness.cache.stats.errors == 0
 
 
+def test_the_state_shown_is_that_of_the_moment():
+    harness = TreeHarness(2)
+    for i in range(1, 4):
+        harness.insert(sequence(10, i))
+    shown = harness.cache.marconi_state()
+    assert shown["cached_prefixes"] == 3 and shown["clock"] == harness.cache.view.now > 0
+    assert shown["tree_core"] == "MambaRadixTreeCore" and shown["marconi_evict_policy"] == 2
+
+
 def test_counters_of_victims_bytes_and_flops():
     harness = TreeHarness(2)
     inner, outer = sequence(20, 1), sequence(60, 1)

@@ -101,6 +101,7 @@ class MambaRadixCache(UnifiedRadixCache):
 
     def marconi_state(self) -> dict[str, object]:
         """What is configured and what it did so far, as plain JSON types."""
+        self.report(self.view.refresh)
         return {
             **self.marconi.config.as_dict(),
             "policy": self.marconi.config.policy_name,
