@@ -20,6 +20,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, Ma
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixKey
@@ -111,18 +112,20 @@ class CpuCache:
     Use it inside :func:`server_context`.
 
     Attributes:
-        policy: Marconi policy number, ``None`` for stock.
+        policy: Marconi policy number, or a policy of one's own; ``None`` for stock.
         core: tree core of the stock cache, "python" or "rust".
         options: further Marconi options, by field name.
+        kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
     """
 
-    policy: int | None = None
+    policy: int | EvictionPolicy | None = None
     core: str = "python"
     kv_tokens: int = 512
     state_slots: int = 16
     sessions: bool = False
     cost: CostModel = EXAMPLE_COST
     options: dict[str, Any] = field(default_factory=dict)
+    kv_order: str = "lru"
 
     def __post_init__(self) -> None:
         self.requests, self.allocator = make_pools(self.kv_tokens, self.state_slots)
@@ -133,15 +136,19 @@ class CpuCache:
             page_size=1,
             tree_components=(FULL, MAMBA),
             tree_core_backend=self.core,
+            eviction_policy=self.kv_order,
             enable_session_radix_cache=self.sessions,
         )
         if self.policy is None:
             self.cache = UnifiedRadixCache(params)
             return
-        config = MarconiConfig.from_options({"marconi_evict_policy": self.policy, **self.options})
+        own = None if isinstance(self.policy, int) else self.policy
+        number = self.policy if own is None else 2
+        config = MarconiConfig.from_options({"marconi_evict_policy": number, **self.options})
         assert config is not None
         savings = SAVINGS[config.marconi_savings](self.cost)
-        self.cache = MambaRadixCache(params, setup=MarconiSetup(config, self.cost, savings))
+        setup = MarconiSetup(config, self.cost, savings, policy=own)
+        self.cache = MambaRadixCache(params, setup=setup)
 
     def alloc_kv(self, tokens: int) -> torch.Tensor | None:
         """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""

@@ -18,7 +18,7 @@ from sglang.srt.mem_cache.mamba_radix_tree import (
 )
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import create_policy
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel, Savings
 from sglang.srt.mem_cache.marconi.stats import MarconiStats, VictimKind
@@ -40,6 +40,7 @@ class MarconiSetup:
         config: the operator's choices.
         cost: FLOPs and bytes of the model's prefixes, with the bytes of this rank's pools.
         savings: how the policy prices a prefix.
+        policy: who chooses the victims; ``None`` for the one that the config names.
         description: the cost model in a few words, for the log.
         on_request: called with the counters after each counted request, for exporters.
     """
@@ -47,6 +48,7 @@ class MarconiSetup:
     config: MarconiConfig
     cost: CostModel
     savings: Savings
+    policy: EvictionPolicy | None = None
     description: str = ""
     on_request: Callable[[MarconiStats], None] | None = None
 
@@ -65,7 +67,7 @@ class MambaRadixCache(UnifiedRadixCache):
     def __init__(self, params: CacheInitParams, *, setup: MarconiSetup) -> None:
         self.marconi = setup
         self.stats = MarconiStats()
-        self.policy = create_policy(setup.config, setup.savings)
+        self.policy = setup.policy or create_policy(setup.config, setup.savings)
         self.view = MambaRadixView(self.policy)
         self.view_is_sound = True
         self._short_of = "path_cap"
