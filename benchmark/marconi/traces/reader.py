@@ -7,34 +7,12 @@ import json
 import lzma
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from traces.request import Request, TraceError
+
 _OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open}
-
-
-class TraceError(ValueError):
-    """A line of a trace is unusable; the message names file, line and what is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request of a trace; lengths in tokens.
-
-    Attributes:
-        prompt_ids: one id for each full block of the prompt: two requests share a prefix of k
-            blocks exactly when their first k ids are equal.
-        output_ids: ids of the blocks that prompt and output fill beyond the prompt's, empty where
-            the trace does not know them.
-    """
-
-    timestamp_ms: float
-    session: str | None
-    input_length: int
-    output_length: int
-    prompt_ids: tuple[int, ...]
-    output_ids: tuple[int, ...]
 
 
 def read_trace(
