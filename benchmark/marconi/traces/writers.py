@@ -16,6 +16,7 @@ from tqdm import tqdm
 from traces.expand import expand_output, expand_prompt
 from traces.files import open_text_for_writing
 from traces.formats.mooncake import BLOCK_TOKENS
+from traces.hashing import name_id
 from traces.regroup import regroup
 from traces.request import Request
 
@@ -69,7 +70,7 @@ class _Mooncake:
         self._block = options.block
 
     def record(self, request: Request) -> Record:
-        return _hashed(regroup(request, self._block, BLOCK_TOKENS))
+        return _hashed(regroup(request, self._block, BLOCK_TOKENS), BLOCK_TOKENS)
 
 
 class _BenchServingMooncake:
@@ -80,10 +81,10 @@ class _BenchServingMooncake:
     """
 
     def __init__(self, options: Options) -> None:
-        pass
+        self._block = options.block
 
     def record(self, request: Request) -> Record:
-        return _hashed(request)
+        return _hashed(request, self._block)
 
 
 class _Marconi:
@@ -185,10 +186,14 @@ def plain(value: float) -> float | int:
     return int(value) if math.isfinite(value) and value == int(value) else value
 
 
-def _hashed(request: Request) -> Record:
+def _hashed(request: Request, block: int) -> Record:
+    """Ids of the prompt's blocks, and one of its own for the last where that is partial."""
+    ids = request.prompt_ids
+    if request.input_length % block:
+        ids = (*ids, name_id("partial", request.session, request.input_length, *ids[-1:]))
     return {
         "timestamp": plain(request.timestamp_ms),
         "input_length": request.input_length,
         "output_length": request.output_length,
-        "hash_ids": request.prompt_ids,
+        "hash_ids": ids,
     }
