@@ -4,9 +4,10 @@
 
 A step is what a full cache sees at each request: one prefix is hit, one comes in, one victim is
 chosen and goes. What is hit is mostly recent; FLOPs saved per byte are those of prompts with
-log-normal lengths, in whole blocks of 64 tokens. The history begins 20 ticks a prefix
-back, so that old prefixes lie far apart. Times are of this process's CPU. ``worst`` is the slowest single step, ``k`` the mean
-number of candidates that no other one undercuts in both last access and efficiency.
+log-normal lengths, in whole blocks of 64 tokens. The history begins 20 ticks a prefix back, so
+that old prefixes lie far apart. Times are of this process's CPU; ``worst`` is the slowest single
+step, ``k`` the mean number of candidates that no other one undercuts in both last access and
+efficiency.
 """
 
 from __future__ import annotations
