@@ -83,6 +83,8 @@ def test_a_row_a_run_and_policy_1_is_stock_lru(trace, capsys, tmp_path):
     assert sum(one["evictions"].values()) > 50 and one["unserved"] == 0
     assert all(row["fallbacks_to_lru"] == 0 for row in result)
     assert sum(one["lost_tokens"].values()) > 0
+    assert len({row["token_hit_rate_bound"] for row in result}) == 1
+    assert all(row["token_hit_rate"] < row["token_hit_rate_bound"] for row in result)
 
 
 def test_with_room_for_all_every_repeated_block_of_a_state_hits(trace, capsys):

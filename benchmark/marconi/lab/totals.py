@@ -58,12 +58,18 @@ class Totals:
             self.ttfts.append(served.ttft_seconds)
 
     def as_row(self) -> dict[str, Any]:
-        """The part of a result row that requests determine."""
+        """The part of a result row that requests determine.
+
+        ``token_hit_rate_bound`` counts every whole block that was seen before: no policy and no
+        admission can hit more, and it is the same under all of them.
+        """
         return {
             "requests": self.requests,
             "unserved": self.unserved,
             "input_tokens": self.input_tokens,
             "token_hit_rate": self.hit_tokens / max(self.input_tokens, 1),
+            "token_hit_rate_bound": (self.hit_tokens + sum(self.lost.values()))
+            / max(self.input_tokens, 1),
             "request_hit_rate": self.hits / max(self.requests, 1),
             "flops_saved": self.saved / self.needed if self.needed else 0.0,
             "lost_tokens": self.lost,
