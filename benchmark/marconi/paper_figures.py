@@ -12,7 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -57,7 +57,7 @@ class Sweep:
     arrivals: Arrivals = Arrivals()
     model: SeedCost = PAPER_7B
     concurrency: int | None = None
-    labels: dict[str, str | float] = field(default_factory=dict)
+    labels: Mapping[str, str | float] = field(default_factory=dict)
 
 
 V = TypeVar("V")
@@ -107,7 +107,7 @@ def run(
             make_trace(sweep.shape, sweep.arrivals, options.seed, trace)
         command = arguments(sweep, trace, options.out, options.jobs)
         try:
-            code = run_simulator(command)
+            code: object = run_simulator(command)
         except SystemExit as stop:
             code = stop.code
         if code:
@@ -128,20 +128,20 @@ def sweeps(*, quick: bool) -> Iterator[Sweep]:
             yield Sweep(shape, engine, sizes, arrivals)
             if engine == "sglang":
                 yield Sweep(shape, engine, some(sizes), arrivals, concurrency=CONCURRENCY)
-        sizes = (MEMORY_GIB[AGENT][1],)
+        memory = (MEMORY_GIB[AGENT][1],)
         for state, attention in some(COMPOSITIONS):
             model = SeedCost(state, attention, PAPER_7B.num_mlp_layers, PAPER_7B.d, PAPER_7B.n)
             labels = {"layer_composition": f"{state}:{attention}"}
-            yield Sweep(AGENT, engine, sizes, arrivals, model, labels=labels)
+            yield Sweep(AGENT, engine, memory, arrivals, model, labels=labels)
         for state_dim in some(STATE_DIMS):
             model = SeedCost(24, 4, 28, PAPER_7B.d, state_dim)
-            yield Sweep(AGENT, engine, sizes, arrivals, model, labels={"state_dim": state_dim})
+            yield Sweep(AGENT, engine, memory, arrivals, model, labels={"state_dim": state_dim})
         for rate in some(ARRIVAL_RATES):
             times = Arrivals(rate, arrivals.response_seconds, arrivals.sessions)
-            yield Sweep(AGENT, engine, sizes, times, labels={"arrival_rate": rate})
+            yield Sweep(AGENT, engine, memory, times, labels={"arrival_rate": rate})
         for seconds in some(THINK_SECONDS):
             times = Arrivals(arrivals.sessions_per_second, seconds, arrivals.sessions)
-            yield Sweep(AGENT, engine, sizes, times, labels={"think_time": seconds})
+            yield Sweep(AGENT, engine, memory, times, labels={"think_time": seconds})
 
 
 def trace_name(sweep: Sweep) -> str:
