@@ -299,11 +299,13 @@ def test_family_and_weight_of_a_policy(
     assert (row.family, row.alpha) == (family, alpha)
 
 
-def test_every_policy_of_a_panel_looks_different_without_colour(rows: list[Row]) -> None:
-    served = [row for row in rows if row.engine == "sglang" and row.trace == TRACES[0]]
-    looks = {look_of(row) for row in served}
-    without_colour = {(look.marker, look.open_marker, str(look.line)) for look in looks}
-    assert len(without_colour) == len(looks) == len(SERVED) + 1
+@pytest.mark.parametrize("engine", ["sglang", "paper"])
+def test_every_policy_of_a_panel_looks_different_without_colour(
+    rows: list[Row], engine: str
+) -> None:
+    looks = {row.policy: look_of(row) for row in rows if row.engine == engine}
+    without_colour = {(look.marker, look.open_marker, str(look.line)) for look in looks.values()}
+    assert len(without_colour) == len(looks)
 
 
 def test_policy_has_one_colour_in_all_figures(pictures: list[Picture]) -> None:

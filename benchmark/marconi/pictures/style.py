@@ -112,7 +112,7 @@ def look_of(row: Row) -> Look:
     if row.alpha is not None:
         return _weighted(base, row.alpha)
     if row.is_tuned:
-        return Look(f"{base.label}, tuned", base.colour, "o", open_marker=False)
+        return Look(f"{base.label}, tuned", base.colour, "X")
     if family in _FAMILIES and family != row.policy and row.policy not in _FAMILIES:
         return Look(f"{base.label} {row.policy.partition(':')[2]}", base.colour, base.marker)
     return base
