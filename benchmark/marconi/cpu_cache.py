@@ -112,10 +112,12 @@ class CpuCache:
     Use it inside :func:`server_context`.
 
     Attributes:
-        policy: Marconi policy number, or a policy of one's own; ``None`` for stock.
+        policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
+            a method ``attach`` is given the cache that it serves.
         core: tree core of the stock cache, "python" or "rust".
         options: further Marconi options, by field name.
         kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
+        kv_order_config: as ``--radix-eviction-policy-config``, by keyword.
     """
 
     policy: int | EvictionPolicy | None = None
@@ -126,6 +128,7 @@ class CpuCache:
     cost: CostModel = EXAMPLE_COST
     options: dict[str, Any] = field(default_factory=dict)
     kv_order: str = "lru"
+    kv_order_config: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.requests, self.allocator = make_pools(self.kv_tokens, self.state_slots)
@@ -137,6 +140,7 @@ class CpuCache:
             tree_components=(FULL, MAMBA),
             tree_core_backend=self.core,
             eviction_policy=self.kv_order,
+            eviction_policy_config=self.kv_order_config,
             enable_session_radix_cache=self.sessions,
         )
         if self.policy is None:
@@ -149,6 +153,8 @@ class CpuCache:
         savings = SAVINGS[config.marconi_savings](self.cost)
         setup = MarconiSetup(config, self.cost, savings, policy=own)
         self.cache = MambaRadixCache(params, setup=setup)
+        if hasattr(own, "attach"):
+            own.attach(self.cache)
 
     def alloc_kv(self, tokens: int) -> torch.Tensor | None:
         """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""

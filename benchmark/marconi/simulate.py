@@ -3,9 +3,7 @@
     python benchmark/marconi/simulate.py --trace FILE... --policy lru,server:2:0.5 \\
         --model Qwen3-Next-80B-A3B-Instruct --memory-gib 13
 
-Policies: ``lru`` (stock, Rust core), ``server:N`` or ``server:2:ALPHA`` (exactly what the server
-runs under ``--marconi-evict-policy N``), ``marconi:ALPHA`` (the same as ``server:2:ALPHA``) and
-``marconi-state:ALPHA`` (state pool only). One JSON row a run.
+Policies are listed by ``--help``. One JSON row a run.
 """
 
 from __future__ import annotations
@@ -18,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import policies
 import torch
 from cpu_cache import CpuCache, server_context
+from policies import CacheArguments, PolicyContext, PolicyError
 from replay_cache import BlockCost, Replay
 from sglang.srt.marconi_utils import ModelCost, cost_by_name, cost_from_config
 from tqdm import tqdm
@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"policies:\n{policies.policy_help()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--trace", type=Path, nargs="+", required=True)
     parser.add_argument("--policy", default="lru,server:2", help="comma-separated")
@@ -86,25 +88,16 @@ def pool_sizes(options: argparse.Namespace, cost: ModelCost) -> tuple[int, int]:
     return options.kv_tokens, options.state_slots
 
 
-def cache_arguments(policy: str) -> dict[str, Any]:
-    """Arguments of :class:`CpuCache` for a policy's name.
+def cache_arguments(policy: str, context: PolicyContext) -> CacheArguments:
+    """What to make the cache with for a policy's name.
 
     Raises:
         SystemExit: an unknown policy.
     """
-    name, _, rest = policy.partition(":")
-    if policy == "lru":
-        return {"core": "rust"}
-    if name in ("marconi", "marconi-state"):
-        pools = "state" if name == "marconi-state" else "both"
-        return {
-            "policy": 2,
-            "options": {"marconi_eff_weight": rest or 0.5, "marconi_evict_pools": pools},
-        }
-    if name == "server":
-        number, _, weight = rest.partition(":")
-        return {"policy": int(number), "options": {"marconi_eff_weight": weight} if weight else {}}
-    sys.exit(f"--policy is {policy!r}; allowed are lru, server:N[:ALPHA], marconi[-state]:ALPHA")
+    try:
+        return policies.cache_arguments(policy, context)
+    except PolicyError as error:
+        sys.exit(str(error))
 
 
 def simulate(
@@ -120,16 +113,23 @@ def simulate(
     started = time.perf_counter()
     totals = {"requests": 0, "hits": 0, "input": 0, "hit": 0, "unserved": 0}
     saved = needed = 0
-    with server_context(chunk=1):
-        cache = CpuCache(
-            kv_tokens=kv_tokens // block,
-            state_slots=state_slots,
-            cost=BlockCost(cost, block),
-            **cache_arguments(policy),
-        )
+    context = PolicyContext(
+        cost=BlockCost(cost, block),
+        block_tokens=block,
+        kv_tokens=kv_tokens // block,
+        state_slots=state_slots,
+        requests=lambda: read_trace(trace, limit=options.limit),
+    )
+    arguments = cache_arguments(policy, context)
+    begin = getattr(arguments.policy, "begin", None)
+    with server_context(chunk=1, max_states_per_path=arguments.max_states_per_path):
+        cache = CpuCache(**arguments.for_cache(context))
         replay = Replay(cache, block)
         requests = read_trace(trace, limit=options.limit)
-        for request in tqdm(requests, desc=f"{trace.name} {policy}", unit="request", mininterval=2):
+        progress = tqdm(requests, desc=f"{trace.name} {policy}", unit="request", mininterval=2)
+        for index, request in enumerate(progress):
+            if begin is not None:
+                begin(index, request.prompt_ids, request.output_ids)
             served = replay.serve(request)
             totals["requests"] += 1
             totals["hits"] += served.hit_tokens > 0
