@@ -153,8 +153,9 @@ class CpuCache:
         savings = SAVINGS[config.marconi_savings](self.cost)
         setup = MarconiSetup(config, self.cost, savings, policy=own)
         self.cache = MambaRadixCache(params, setup=setup)
-        if hasattr(own, "attach"):
-            own.attach(self.cache)
+        attach = getattr(own, "attach", None)
+        if attach is not None:
+            attach(self.cache)
 
     def alloc_kv(self, tokens: int) -> torch.Tensor | None:
         """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""

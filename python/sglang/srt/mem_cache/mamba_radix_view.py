@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
@@ -145,7 +145,7 @@ class MambaRadixView:
         """What is known of ``node`` now, whether or not it could be a victim."""
         return self._describe(node)
 
-    def victim(self, pool: Pool, excluding: Container[int] = ()) -> UnifiedTreeNode | None:
+    def victim(self, pool: Pool, excluding: Collection[int] = ()) -> UnifiedTreeNode | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none."""
         assert self._core is not None
         self.refresh()
