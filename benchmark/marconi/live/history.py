@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from traces import Request
-
-from live.expand import expand_block
+from traces.expand import expand_block
 
 
 @dataclass(frozen=True)

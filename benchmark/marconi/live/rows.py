@@ -59,8 +59,8 @@ def summary(sent: Sequence[Sent]) -> dict[str, Any]:
         "cached_tokens": sum(told) if known else None,
         "token_hit_rate": sum(told) / max(asked, 1) if known else None,
         "request_hit_rate": sum(count > 0 for count in told) / len(told) if known else None,
-        "ttft_ms": _times([answer.ttft for answer in answers]),
-        "itl_ms": _times([gap for answer in answers for gap in answer.gaps]),
+        "ttft_ms": milliseconds([answer.ttft for answer in answers]),
+        "itl_ms": milliseconds([gap for answer in answers for gap in answer.gaps]),
         "seconds": seconds,
         "requests_per_s": _per(len(answers), seconds),
         "input_tokens_per_s": _per(asked, seconds),
@@ -161,7 +161,8 @@ def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return merged
 
 
-def _times(seconds: Sequence[float]) -> dict[str, float | None]:
+def milliseconds(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Mean and quantiles in milliseconds; None without any."""
     ordered = sorted(1000 * one for one in seconds)
     if not ordered:
         return {"mean": None, **dict.fromkeys(QUANTILES)}
