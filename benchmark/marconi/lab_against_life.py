@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         divisor=options.scale_lengths,
         block=options.block,
     )
-    shape = ServerShape(options.kv_tokens, options.states)
+    shape = ServerShape(
+        options.kv_tokens, options.states, chunked_prefill=options.chunked_prefill_size
+    )
     ends_well = True
     try:
         source = TokenSource(selection.scaled_block, options.vocab_size)
@@ -93,6 +95,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--kv-tokens", type=int, default=4096)
     parser.add_argument("--states", type=int, default=16)
+    parser.add_argument("--chunked-prefill-size", type=int, default=8192)
     parser.add_argument("--block", type=int, default=64, help="tokens a block id of the trace")
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--scale-lengths", type=int, default=1)
@@ -111,7 +114,8 @@ def server_arguments(policy: str, shape: ServerShape) -> tuple[str, ...]:
     common = (
         *("--mamba-radix-cache-strategy", "extra_buffer", "--max-running-requests", "1"),
         *("--max-total-tokens", str(shape.kv_tokens), "--max-mamba-cache-size", str(shape.states)),
-        *("--context-length", str(shape.kv_tokens)),
+        *("--context-length", str(shape.kv_tokens), "--sleep-on-idle"),
+        *("--chunked-prefill-size", str(shape.chunked_prefill)),
     )
     if policy == "lru":
         return common

@@ -289,7 +289,7 @@ class RequestRun:
         slots = self._cache.alloc_state(count)
         if slots is None:
             raise OutOfMemory
-        self._states += slots.split(1)
+        self._states += [slots[place : place + 1] for place in range(count)]
 
     def _donate(self, end: int, state: torch.Tensor | None) -> None:
         """Give the tree the KV of all blocks before ``end`` with ``state``, if there is one."""
