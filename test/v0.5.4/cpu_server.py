@@ -15,7 +15,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +30,7 @@ from sglang_cpu_reference import attention, conv, gated_delta
 #: What the flags of a server on a CPU must be in this release.
 ARGUMENTS = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule"),
-    *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
+    *("--sampling-backend", "pytorch", "--grammar-backend", "none", "--dtype", "float32"),
 )
 
 
@@ -106,7 +106,9 @@ def gated_rms_norm(norm: Any, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 _BACKEND = "sglang.srt.layers.attention.hybrid_linear_attn_backend"
 _MODEL = "sglang.srt.models.qwen3_next"
 _TORCH_BACKEND = "sglang.srt.layers.attention.torch_native_backend"
-REPLACEMENTS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+REPLACEMENTS: tuple[tuple[str, str, Any], ...] = (
+    # A constant bfloat16 upstream: a cached window would be rounded, a prefill's own not.
+    ("sglang.srt.configs.mamba_utils", "CONV_DTYPE", torch.float32),
     ("sglang.srt.layers.attention.fla.layernorm_gated", "RMSNorm.forward", gated_rms_norm),
     (_MODEL, "fused_gdn_gating", fused_gdn_gating),
     (_MODEL, "fused_qkvzba_split_reshape_cat", split_projections),
@@ -188,7 +190,7 @@ class Finder:
             module.__dict__.update(names)
 
 
-def replace(module: ModuleType, path: str, by: Callable[..., Any]) -> None:
+def replace(module: ModuleType, path: str, by: Any) -> None:
     """Put ``by`` in place of ``path`` in a module; raises AttributeError if it is not there."""
     *parents, name = path.split(".")
     owner: Any = module
