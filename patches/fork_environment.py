@@ -7,7 +7,9 @@ import io
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fork_wheel import forked, record_entry, write
 from series import Series, SeriesError, digest, read
@@ -89,7 +91,7 @@ def install(series: Series, python: str, marconi_version: str) -> Path:
         (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, unfinished / name)
     texts[record] = _new_record(read(root / record), texts, touched)
-    manifest = {
+    manifest: dict[str, Any] = {
         "marconi": marconi_version,
         "base": f"{series.distribution} {series.version}",
         "patched": {name: digest(texts[name]) for name in touched},
@@ -154,7 +156,7 @@ def _put(root: Path, texts: dict[str, str], pristine: dict[str, str]) -> None:
         raise
 
 
-def _restore(root: Path, manifest: dict[str, dict[str, str]]) -> None:
+def _restore(root: Path, manifest: Mapping[str, Any]) -> None:
     backup = root / BACKUP
     for name in manifest["added"]:
         (root / name).unlink(missing_ok=True)

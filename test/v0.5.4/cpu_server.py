@@ -16,13 +16,11 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TORCH_COMPILE_DISABLE"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cpu_platform"))
 
 import torch
 from sglang_cpu_reference import attention, conv, gated_delta
@@ -148,7 +146,12 @@ _RETURNED = {
     "vllm.model_executor.layers.activation": "sglang.srt.layers.activation",
     "vllm.model_executor.layers.layernorm": "sglang.srt.layers.layernorm",
 }
-_STANDING_IN = ("sgl_kernel.kvcacheio", "vllm._custom_ops", *_RETURNED)
+_STANDING_IN = (
+    "sgl_kernel.kvcacheio",
+    "torchao.quantization.observer",
+    "vllm._custom_ops",
+    *_RETURNED,
+)
 
 
 class Finder:
