@@ -4,6 +4,7 @@ python patches/build_fork.py --wheel dist              # sglang-0.5.4+marconi.0.
 python patches/build_fork.py --install .venv/bin/python     # or patch an environment in place
 python patches/build_fork.py --uninstall .venv/bin/python   # and take it back, byte for byte
 python patches/build_fork.py --tree ~/sglang                # or patch a checkout of the tag
+python patches/build_fork.py --locate ~/sglang              # where the hunks belong in another one
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     what.add_argument("--install", metavar="PYTHON", help="patch this interpreter's SGLang")
     what.add_argument("--uninstall", metavar="PYTHON", help="restore this interpreter's SGLang")
     what.add_argument("--tree", type=Path, metavar="CHECKOUT", help="patch a git checkout")
+    what.add_argument("--locate", type=Path, metavar="CHECKOUT", help="find the hunks' places")
     options = parser.parse_args(argv)
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     try:
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"patched {fork_environment.install(series, options.install, version)}")
         elif options.uninstall:
             print(f"restored {fork_environment.uninstall(series, options.uninstall)}")
+        elif options.locate:
+            print("\n".join(series.locate(options.locate / "python")))
         else:
             fork_environment.patch_checkout(series, options.tree)
             print(f"patched {options.tree}")

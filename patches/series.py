@@ -112,6 +112,17 @@ class Series:
                 f"restore {self.distribution} {self.version} first"
             )
 
+    def locate(self, root: Path) -> list[str]:
+        """Where each hunk's anchor is found in the package of another release, a line a hunk."""
+        found = []
+        for name, hunks in self.hunks.items():
+            lines = read(root / name).splitlines(keepends=True) if (root / name).is_file() else []
+            for hunk in hunks:
+                places = [n for n in range(len(lines) + 1) if anchor(lines, n) == hunk.anchor]
+                where = ", ".join(map(str, places)) or "not found"
+                found.append(f"{hunk.patch}: {name} after line {hunk.after}: now {where}")
+        return found
+
     def _state(self, path: Path, name: str) -> str:
         if not path.is_file():
             return "it is missing"

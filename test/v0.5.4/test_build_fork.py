@@ -212,6 +212,18 @@ def test_a_failure_while_writing_leaves_the_checkout_as_it_was(series, tree, mon
     assert after == {name: entry[:2] for name, entry in before.items()}
 
 
+def test_anchors_are_found_in_another_release(series, tree, capsys):
+    path = tree / "python" / TOUCHED
+    path.write_text("# a new line\n" + read(path))
+    (tree / "python" / "sglang/srt/server_args.py").unlink()
+    assert run("--locate", str(tree)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == sum(map(len, series.hunks.values()))
+    for hunk in series.hunks[TOUCHED]:
+        assert f"{hunk.patch}: {TOUCHED} after line {hunk.after}: now {hunk.after + 1}" in lines
+    assert sum(line.endswith("now not found") for line in lines) == 4
+
+
 # -- the wheel
 
 
