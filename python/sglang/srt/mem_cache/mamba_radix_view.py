@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from typing import Any
 
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
@@ -139,7 +139,7 @@ class MambaRadixView:
         """What is known of ``node`` now, whether or not it could be a victim."""
         return self._describe(node)
 
-    def victim(self, pool: Pool, excluding: Container[int] = ()) -> Any | None:
+    def victim(self, pool: Pool, excluding: Collection[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none."""
         assert self._tree is not None
         self.refresh()
