@@ -121,6 +121,10 @@ class ShadowCache:
                 pass
         self._release(run)
 
+    def flush(self) -> None:
+        """Empty the cache; requests that still run leave nothing behind."""
+        self.__post_init__()
+
     def copy(self, policy: EvictionPolicy) -> ShadowCache:
         """The same cache, with the same requests running, under a fresh policy."""
         twin = ShadowCache(self.shape, policy)
