@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--policy", default="2", help="2 or auto")
     parser.add_argument("--pools", default="both", help="both or state, under policy 2")
-    parser.add_argument("--interval", type=int, default=1000)
+    parser.add_argument("--interval", type=int, default=500)
     parser.add_argument("--multiplier", type=float, default=5)
     options = parser.parse_args(argv)
     cost = load_cost(options.model)
@@ -137,7 +137,7 @@ def tuned_savings(
     """FLOPs saved request by request, and what was adopted when."""
     tried = choices(config)
     schedule = Schedule(config)
-    retrospect = Retrospect(shape, cost, tried, max_bytes=1 << 30)
+    retrospect = Retrospect(shape, cost, tried)
     cache = ShadowCache(shape, policy_of(tried[0], cost))
     saved, adopted, verdict = [], [], None
     for one in served:
@@ -146,7 +146,7 @@ def tuned_savings(
         retrospect.follow(one.ended)
         step = schedule.count(cache.evictions > 0)
         if step is Step.LOOK_BACK:
-            verdict = retrospect.look_back(schedule.window)
+            verdict = retrospect.look_back()
         elif step is Step.ASK and verdict is not None:
             choice = tried[verdict.chosen]
             cache.replace_policy(policy_of(choice, cost))

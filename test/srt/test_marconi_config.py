@@ -13,7 +13,7 @@ def test_nothing_given_is_stock():
 
 def test_policy_2_completes_itself_with_defaults():
     config = MarconiConfig.from_options({"marconi_evict_policy": 2})
-    assert config == MarconiConfig(2, "auto", "surviving", "both", 5.0, 1000, False, 1024, 600.0)
+    assert config == MarconiConfig(2, "auto", "surviving", "both", 5.0, 500, False, 1024, 600.0)
     assert config.policy_name == "marconi"
 
 

@@ -166,7 +166,6 @@ def make_tuning(
             choices=choices(config),
             current=current,
             memory_bytes=config.marconi_tuner_memory_mib << 20,
-            seconds=config.marconi_tuner_seconds,
         )
 
     is_first = ranks == 1 or torch.distributed.get_rank(group=group) == 0

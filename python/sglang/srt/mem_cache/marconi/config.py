@@ -16,7 +16,7 @@ POLICY_NAMES: dict[int | str, str] = {1: "lru", 2: "marconi", AUTO: AUTO}
 #: What a weight that nobody gave or tunes is.
 DEFAULT_EFF_WEIGHT = 0.5
 DEFAULT_BOOTSTRAP_MULTIPLIER = 5.0
-DEFAULT_TUNING_INTERVAL = 1000
+DEFAULT_TUNING_INTERVAL = 500
 DEFAULT_TUNER_MEMORY_MIB = 1024
 DEFAULT_TUNER_SECONDS = 600.0
 SAVINGS_CHOICES = ("surviving", "parent")
@@ -111,7 +111,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
     ),
     MarconiFlag(
         "marconi_tuning_interval",
-        "Tune again every so many requests, on those; 0 tunes once.",
+        "Tune again every so many requests; 0 tunes once.",
         None,
         DEFAULT_TUNING_INTERVAL,
         whole=True,
@@ -134,7 +134,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
     ),
     MarconiFlag(
         "marconi_tuner_seconds",
-        "Longest time that one tuning may take, at lowest priority, before it is given up.",
+        "Longest wait for the tuner's answer to a window, before it is given up and started again.",
         None,
         DEFAULT_TUNER_SECONDS,
         at_least=1,
@@ -165,7 +165,7 @@ class MarconiConfig:
         marconi_tuning_interval: length of later windows, in requests; 0 for none.
         disable_marconi_autotune: nothing is tuned.
         marconi_tuner_memory_mib: bound of the tuner's memory, in MiB.
-        marconi_tuner_seconds: bound of one tuning's time, in seconds.
+        marconi_tuner_seconds: longest wait for an answer, in seconds.
     """
 
     marconi_evict_policy: int | str

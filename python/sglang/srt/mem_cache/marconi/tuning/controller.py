@@ -55,7 +55,7 @@ class Controller:
             self.tuner.count_request()
         step = self.schedule.count(evicted)
         if step is Step.LOOK_BACK and self.tuner is not None:
-            self.tuner.look_back(min(self.schedule.window, self.schedule.requests))
+            self.tuner.look_back(self.schedule.bootstrap)
         elif step is Step.ASK:
             self._ask()
 
@@ -68,7 +68,7 @@ class Controller:
             "unanswered": self.unanswered,
             "pending": schedule.is_pending,
             "requests": schedule.requests,
-            "window": schedule.window,
+            "bootstrap": schedule.bootstrap,
             "next_look_back": schedule.next_look_back,
         }
         if self.tuner is not None:

@@ -33,12 +33,6 @@ class Flushed:
 Event = Began | Ended | Flushed
 
 
-def event_bytes(event: Event) -> int:
-    """About how much memory an event takes."""
-    hashes = event.hashes if isinstance(event, Began) else getattr(event, "generated", None)
-    return 200 + (0 if hashes is None else 8 * len(hashes))
-
-
 def serve(cache: ShadowCache, event: Event) -> int:
     """Let a shadow live through one event.
 

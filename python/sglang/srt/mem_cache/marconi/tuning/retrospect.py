@@ -1,33 +1,36 @@
-"""Looks back at a window of requests: what would each choice have saved on it?
+"""Looks back at the requests: what would each choice have saved on them?
 
-A replay starts from an empty cache, as the published simulator's does. Replays that start from what
-the live cache held when the window began predict worse: over one window they mostly measure the
-way out of what the choice in force had kept.
+Every choice has a shadow that began empty with the first request, as the published simulator's
+replays do, and lives on from window to window. Replays of one window that start from what the live
+cache held, or from an empty cache each time, predict worse: over a window they mostly measure the
+way out of what was cached before, or a cache that has not yet kept anything for too long.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sglang.srt.mem_cache.marconi.policy import create_policy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice
-from sglang.srt.mem_cache.marconi.tuning.events import Began, Event, event_bytes, serve
+from sglang.srt.mem_cache.marconi.tuning.events import Began, Event, serve
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 
 #: Share of FLOPs saved by which another choice must beat the one in force, once one was chosen.
-HYSTERESIS = 0.01
+HYSTERESIS = 0.005
+#: Weight of a window against the next, when choices are compared.
+DECAY = 0.5
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one choice did over a window.
+    """How one choice did.
 
     Attributes:
-        flops_saved: FLOPs of prefilling what hit.
-        hit_tokens: prompt tokens that hit.
+        flops_saved: FLOPs of prefilling what hit in the last window, and of earlier ones with
+            :data:`DECAY` for each window that followed.
+        hit_tokens: prompt tokens that hit in the last window.
     """
 
     flops_saved: float
@@ -40,7 +43,7 @@ class Verdict:
 
     Attributes:
         chosen: index of the choice to put in force.
-        requests: number of requests replayed for each.
+        requests: number of requests in the last window.
         trials: one a choice, in their order.
     """
 
@@ -50,12 +53,11 @@ class Verdict:
 
 
 class Retrospect:
-    """Remembers the last requests and replays them with every choice.
+    """Lets every choice serve the same requests.
 
     Args:
         current: index of the choice in force, ``None`` if nothing was chosen yet: then the best is
             taken by however little it leads.
-        max_bytes: about how much memory the requests may take; the oldest are forgotten first.
     """
 
     def __init__(
@@ -65,49 +67,40 @@ class Retrospect:
         choices: Sequence[Choice],
         *,
         current: int | None = None,
-        max_bytes: int,
     ) -> None:
-        self._shape = shape
         self._cost = cost
-        self._choices = tuple(choices)
+        self._block_tokens = shape.block_tokens
         self._current = current
-        self._max_bytes = max_bytes
-        self._events: deque[Event] = deque()
-        self._bytes = 0
+        self._baseline = next((i for i, choice in enumerate(choices) if choice.is_stock), None)
+        self._shadows = [
+            ShadowCache(
+                shape,
+                create_policy(choice.config, SAVINGS[choice.config.marconi_savings](cost)),
+            )
+            for choice in choices
+        ]
+        self._flops = [0.0] * len(choices)
+        self._tokens = [0] * len(choices)
         self._requests = 0
 
     def follow(self, event: Event) -> None:
-        """Take note of one event."""
-        self._events.append(event)
-        self._bytes += event_bytes(event)
+        """Let all choices live through one event."""
         self._requests += isinstance(event, Began)
-        while self._bytes > self._max_bytes:
-            self._forget()
-
-    def look_back(self, requests: int) -> Verdict:
-        """Replay the last ``requests`` requests with every choice, and choose one."""
-        while self._requests > requests:
-            self._forget()
-        trials = tuple(self._replay(choice) for choice in self._choices)
-        baseline = next((i for i, choice in enumerate(self._choices) if choice.is_stock), None)
-        self._current = choose([t.flops_saved for t in trials], self._current, baseline)
-        return Verdict(self._current, self._requests, trials)
-
-    def _forget(self) -> None:
-        oldest = self._events.popleft()
-        self._bytes -= event_bytes(oldest)
-        self._requests -= isinstance(oldest, Began)
-
-    def _replay(self, choice: Choice) -> Trial:
-        savings = SAVINGS[choice.config.marconi_savings](self._cost)
-        shadow = ShadowCache(self._shape, create_policy(choice.config, savings))
-        flops, tokens = 0.0, 0
-        for event in self._events:
-            hit = serve(shadow, event) * self._shape.block_tokens
+        for index, shadow in enumerate(self._shadows):
+            hit = serve(shadow, event) * self._block_tokens
             if hit:
-                tokens += hit
-                flops += self._cost.flops(0, hit)
-        return Trial(flops, tokens)
+                self._tokens[index] += hit
+                self._flops[index] += self._cost.flops(0, hit)
+
+    def look_back(self) -> Verdict:
+        """Choose one; the next window begins."""
+        self._current = choose(self._flops, self._current, self._baseline)
+        trials = tuple(map(Trial, self._flops, self._tokens))
+        verdict = Verdict(self._current, self._requests, trials)
+        self._flops = [flops * DECAY for flops in self._flops]
+        self._tokens = [0] * len(self._tokens)
+        self._requests = 0
+        return verdict
 
 
 def choose(saved: Sequence[float], current: int | None, baseline: int | None) -> int:

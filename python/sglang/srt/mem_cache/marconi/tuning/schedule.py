@@ -26,12 +26,12 @@ class Schedule:
 
     Nothing is tuned before the first eviction. The first window is all requests up to
     ``marconi_bootstrap_multiplier`` times those counted by then (paper, section 4.2). Later ones
-    end ``marconi_tuning_interval`` requests after the answer to the one before, and reach back as
-    far as the first: a replay that is too short to fill the cache would tell nothing apart.
+    end ``marconi_tuning_interval`` requests after the answer to the one before.
 
     Attributes:
         requests: counted so far.
-        window: requests that a window holds, 0 until the first eviction.
+        bootstrap: requests in the first window, 0 until the first eviction. A tuner that has seen
+            fewer has not yet filled its caches, and tells nothing apart.
         next_look_back: the count at which the next window ends.
     """
 
@@ -39,7 +39,7 @@ class Schedule:
         self._multiplier = config.marconi_bootstrap_multiplier
         self._interval = config.marconi_tuning_interval
         self.requests = 0
-        self.window = 0
+        self.bootstrap = 0
         self.next_look_back: int | None = None
         self._asking_since: int | None = None
         self._over = False
@@ -64,7 +64,7 @@ class Schedule:
         if self.next_look_back is None:
             end = max(math.ceil(self._multiplier * self.requests), self.requests + 1)
             self.next_look_back = min(end, self.requests + LONGEST_BOOTSTRAP)
-            self.window = max(self.next_look_back, self._interval)
+            self.bootstrap = self.next_look_back
         if self.requests < self.next_look_back:
             return Step.NOTHING
         self._asking_since = self.requests
@@ -74,4 +74,4 @@ class Schedule:
         """All ranks have the answer, or know that there will be none."""
         self._asking_since = None
         self._over = not self._interval and not gave_up
-        self.next_look_back = self.requests + (self._interval or self.window)
+        self.next_look_back = self.requests + (self._interval or self.bootstrap)

@@ -90,12 +90,16 @@ class Tuner:
                 self._start()
 
     def look_back(self, requests: int) -> None:
-        """A window of so many requests has ended; a process that missed a part is not asked."""
+        """A window has ended.
+
+        Args:
+            requests: how many a process must have followed since it was started to be asked.
+        """
         self._window += 1
         self._asked_at = None
         if self._process is not None and self._seen >= requests:
             self._asked_at = time.monotonic()
-            self.send(wire.look_back(self._window, requests))
+            self.send(wire.look_back(self._window))
 
     def answer(self) -> Answer:
         """What became of the window that ended last."""

@@ -19,10 +19,9 @@ _SETUP, _BEGAN, _ENDED, _TAKEN_BACK, _FLUSHED, _LOOK_BACK = range(6)
 
 @dataclass(frozen=True, slots=True)
 class LookBack:
-    """A window has ended: answer for its last requests, naming its number."""
+    """A window has ended: answer for it, naming its number."""
 
     window: int
-    requests: int
 
 
 def setup(pickled: bytes) -> bytes:
@@ -46,8 +45,8 @@ def flushed() -> bytes:
     return _HEAD.pack(_FLUSHED, 0, 0, 0)
 
 
-def look_back(window: int, requests: int) -> bytes:
-    return _HEAD.pack(_LOOK_BACK, window, requests, 0)
+def look_back(window: int) -> bytes:
+    return _HEAD.pack(_LOOK_BACK, window, 0, 0)
 
 
 def read_setup(stream: BinaryIO) -> bytes:
@@ -80,7 +79,7 @@ def read_events(stream: BinaryIO) -> Iterator[Event | LookBack]:
         elif kind == _FLUSHED:
             yield Flushed()
         elif kind == _LOOK_BACK:
-            yield LookBack(number, tokens)
+            yield LookBack(number)
         else:
             raise ValueError(f"a frame is of unknown kind {kind}")
 

@@ -36,7 +36,6 @@ class WorkerSetup:
         choices: what it may choose between.
         current: index of the one in force, ``None`` if nothing was chosen yet.
         memory_bytes: bound of its address space.
-        seconds: bound of one look back; the process ends when it takes longer.
     """
 
     shape: ShadowShape
@@ -44,7 +43,6 @@ class WorkerSetup:
     choices: tuple[Choice, ...]
     current: int | None
     memory_bytes: int
-    seconds: float
 
 
 def main() -> None:
@@ -73,22 +71,14 @@ def _follow(wire: types.ModuleType) -> None:
     setup = pickle.loads(wire.read_setup(sys.stdin.buffer))
     assert isinstance(setup, WorkerSetup)
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
-    retrospect = Retrospect(
-        setup.shape,
-        setup.cost,
-        setup.choices,
-        current=setup.current,
-        max_bytes=setup.memory_bytes // 4,
-    )
+    retrospect = Retrospect(setup.shape, setup.cost, setup.choices, current=setup.current)
     for event in wire.read_events(sys.stdin.buffer):
-        if not isinstance(event, wire.LookBack):
+        if isinstance(event, wire.LookBack):
+            verdict = retrospect.look_back()
+            sys.stdout.buffer.write(wire.answer(event.window, verdict, time.process_time()))
+            sys.stdout.buffer.flush()
+        else:
             retrospect.follow(event)
-            continue
-        signal.setitimer(signal.ITIMER_REAL, setup.seconds)
-        verdict = retrospect.look_back(event.requests)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.stdout.buffer.write(wire.answer(event.window, verdict, time.process_time()))
-        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
