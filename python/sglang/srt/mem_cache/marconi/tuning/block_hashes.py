@@ -47,7 +47,7 @@ class BlockHasher:
         whole = len(tokens) // self.block_tokens
         if not whole:
             return np.empty(0, dtype=np.uint64)
-        numbers = np.asarray(tokens[: whole * self.block_tokens], dtype=np.int64).view(np.uint64)
+        numbers = np.asarray(tokens, dtype=np.int64)[: whole * self.block_tokens].view(np.uint64)
         sums = numbers.reshape(whole, self.block_tokens) @ self._weights
         places = np.arange(blocks, blocks + whole, dtype=np.uint64) * np.uint64(self._place)
         hashes = np.cumsum(_mix(sums ^ places), dtype=np.uint64)
