@@ -2,8 +2,9 @@
 
 Every choice has a shadow that began empty with the first request, as the published simulator's
 replays do, and lives on from window to window. Replays of one window that start from what the live
-cache held, or from an empty cache each time, predict worse: over a window they mostly measure the
-way out of what was cached before, or a cache that has not yet kept anything for too long.
+cache held, or from an empty cache each time, predict no better on any trace tried, and much worse
+on some: over a window they mostly measure the way out of what was cached before, or a cache that
+has not yet kept anything for too long.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.prefix import Pool
-from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowNode, ShadowTree
+from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
+from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
 
 
 @dataclass(frozen=True)
