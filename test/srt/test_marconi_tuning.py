@@ -399,7 +399,7 @@ def test_ranks_adopt_the_same_at_the_same_request_and_meet_only_while_an_answer_
         )
         for rank, agree in enumerate((first, second))
     ]
-    stream = events(2, 900, sessions=20)
+    stream = events(4, 900, sessions=20)
     sent = frames(stream)
     for request in range(900):
         tuner.send(sent[2 * request])
