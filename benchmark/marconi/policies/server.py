@@ -9,7 +9,7 @@ from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigErro
 from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
 
 
-@policy_family("server:N[:ALPHA]", "exactly what the server runs under --marconi-evict-policy N")
+@policy_family("server:N[:ALPHA]", "what the server runs under --marconi-evict-policy N; untuned")
 def server(arguments: PolicyArguments) -> Recipe:
     number, weight = arguments.text(), arguments.text()
     options = {} if weight is None else {"marconi_eff_weight": weight}
@@ -18,6 +18,8 @@ def server(arguments: PolicyArguments) -> Recipe:
     except MarconiConfigError as error:
         raise arguments.error(f"what the server allows: {error}") from error
     assert config is not None
+    if not isinstance(config.marconi_evict_policy, int):
+        raise arguments.error("a number; tuning_gain.py simulates auto")
     return _product(config.marconi_evict_policy, options)
 
 

@@ -22,6 +22,7 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.mamba_radix_tuning import MambaRadixTuning
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 __all__ = ["MambaRadixCache", "MarconiSetup"]
@@ -37,6 +38,8 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     """
 
     def __init__(self, params: CacheInitParams, *, setup: MarconiSetup) -> None:
+        self.tuning: MambaRadixTuning | None = None
+        self._was_short = False
         self.open_accounts(setup, at_rest="path_cap")
         register_tree_core()
         super().__init__(
@@ -49,6 +52,8 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
                 },
             )
         )
+        if setup.make_tuning is not None and not params.disable:
+            self.tuning = setup.make_tuning(self.adopt, self.count_error)
 
     # -- eviction, as PR #11214 names it
 
@@ -68,9 +73,17 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def marconi_state(self) -> dict[str, object]:
         """What is configured and what it did so far, as plain JSON types."""
-        return self.describe_accounts(type(self.tree_core).__name__)
+        return {
+            **self.describe_accounts(type(self.tree_core).__name__),
+            "tuning": None if self.tuning is None else self.tuning.controller.describe(),
+        }
 
     # -- what the tree reports
+
+    def forget_tree(self) -> None:
+        super().forget_tree()
+        if self.tuning is not None:
+            self.tuning.flushed()
 
     def state_leaves(self, node: UnifiedTreeNode) -> None:
         """The state of ``node`` is about to be evicted from the device, with or without its KV."""
@@ -92,6 +105,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
         self.start_shortage(pool)
+        self._was_short = True
         if pool not in self.policy.pools:
             return None
         return PolicyWalk(self, pool, session_test(component))
@@ -123,4 +137,12 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         self.count_request(req)
+        if self.tuning is not None:
+            self.tuning.checkpointed(req, evicted=self._was_short)
+            self.tuning.count_into(self.stats)
         super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
+
+    def on_release(self, req: Any, *, checkpointed: bool) -> None:
+        super().on_release(req, checkpointed=checkpointed)
+        if self.tuning is not None:
+            self.tuning.released(req)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.mamba_radix_tuning import make_tuning
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup, make_setup
 
@@ -21,13 +25,17 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
             "tp_rank": str(ctx.tp_rank),
             "pp_rank": str(ctx.params.pp_rank),
         }
-    return make_setup(
+    setup = make_setup(
         config,
         ctx.model_config.hf_config,
         ctx.params.req_to_token_pool,
         ctx.params.token_to_kv_pool_allocator.get_kvcache(),
         labels,
     )
+    if not config.tunes:
+        return setup
+    assert isinstance(setup.cost, ModelCost)
+    return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))
 
 
 def _exports_metrics(ctx: Any) -> bool:

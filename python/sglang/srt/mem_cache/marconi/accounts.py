@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_lookups import MambaRadixLookups
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
-from sglang.srt.mem_cache.marconi.policy import create_policy
+from sglang.srt.mem_cache.marconi.policy import create_policy, reweight
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.stats import MarconiStats, VictimKind
 from sglang.srt.mem_cache.marconi.tree import TreeReader
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice, untuned
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,9 @@ class MarconiAccounts:
         """
         self.marconi = setup
         self.stats = MarconiStats()
-        self.policy = setup.policy or create_policy(setup.config, setup.savings)
+        self.choice = untuned(setup.config, is_tuned=setup.make_tuning is not None)
+        self.stats.eff_weight = self.choice.eff_weight
+        self.policy = setup.policy or create_policy(self.choice.config, setup.savings)
         self.view = MambaRadixView(self.policy)
         self.view_is_sound = True
         self._at_rest = at_rest
@@ -49,13 +53,24 @@ class MarconiAccounts:
         self.report(self.view.refresh)
         return {
             **self.marconi.config.as_dict(),
-            "policy": self.marconi.config.policy_name,
+            "policy": self.choice.config.policy_name,
             "cost_model": self.marconi.description,
             "tree_core": tree,
             "clock": self.view.now,
             "cached_prefixes": len(self.view),
             **self.stats.as_dict(),
         }
+
+    def adopt(self, choice: Choice) -> None:
+        """Put another policy or weight in force."""
+        weight = choice.config.marconi_eff_weight
+        if replace(self.choice.config, marconi_eff_weight=weight) == choice.config:
+            reweight(self.policy, choice.config)
+        else:
+            self.policy = create_policy(choice.config, self.marconi.savings)
+            self.report(self.view.replace_policy, self.policy)
+        self.choice = choice
+        self.stats.eff_weight = choice.eff_weight
 
     # -- what the tree reports
 

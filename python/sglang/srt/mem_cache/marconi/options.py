@@ -18,12 +18,17 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
     """Add every Marconi option to ``parser``; one that is not given is ``None``."""
     group = parser.add_argument_group("marconi")
     for flag in FLAGS:
+        if flag.is_switch:
+            group.add_argument(
+                flag.flag, dest=flag.field, action="store_true", default=None, help=flag.help
+            )
+            continue
         group.add_argument(
             flag.flag,
             dest=flag.field,
             type=functools.partial(_parse, flag),
             default=None,
-            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else "WEIGHT",
+            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.metavar,
             help=flag.help + ("" if flag.default is None else f" Default: {flag.default}."),
         )
 

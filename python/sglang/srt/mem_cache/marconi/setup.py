@@ -12,6 +12,10 @@ from sglang.srt.mem_cache.marconi.metrics import PrometheusExporter
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel, Savings
 from sglang.srt.mem_cache.marconi.stats import MarconiStats
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice
+
+Adopt = Callable[[Choice], None]
+OnError = Callable[[str, Exception], None]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class MarconiSetup:
         policy: who chooses the victims; ``None`` for the one that the config names.
         description: the cost model in a few words, for the log.
         on_request: called with the counters after each counted request, for exporters.
+        make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
+            force and what is told of errors; ``None`` for none.
     """
 
     config: MarconiConfig
@@ -33,6 +39,7 @@ class MarconiSetup:
     policy: EvictionPolicy | None = None
     description: str = ""
     on_request: Callable[[MarconiStats], None] | None = None
+    make_tuning: Callable[[Adopt, OnError], Any] | None = None
 
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""

@@ -1,0 +1,120 @@
+"""Looks back at the requests: what would each choice have saved on them?
+
+Every choice has a shadow that began empty with the first request, as the published simulator's
+replays do, and lives on from window to window. Replays of one window that start from what the live
+cache held, or from an empty cache each time, predict no better on any trace tried, and much worse
+on some: over a window they mostly measure the way out of what was cached before, or a cache that
+has not yet kept anything for too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sglang.srt.mem_cache.marconi.policy import create_policy
+from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice
+from sglang.srt.mem_cache.marconi.tuning.events import Began, Event, serve
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+
+#: Share of FLOPs saved by which another choice must beat the one in force, once one was chosen.
+HYSTERESIS = 0.005
+#: Weight of a window against the next, when choices are compared.
+DECAY = 0.5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one choice did.
+
+    Attributes:
+        flops_saved: FLOPs of prefilling what hit in the last window, and of earlier ones with
+            :data:`DECAY` for each window that followed.
+        hit_tokens: prompt tokens that hit in the last window.
+    """
+
+    flops_saved: float
+    hit_tokens: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a window says.
+
+    Attributes:
+        chosen: index of the choice to put in force.
+        requests: number of requests in the last window.
+        trials: one a choice, in their order.
+    """
+
+    chosen: int
+    requests: int
+    trials: tuple[Trial, ...]
+
+
+class Retrospect:
+    """Lets every choice serve the same requests.
+
+    Args:
+        current: index of the choice in force, ``None`` if nothing was chosen yet: then the best is
+            taken by however little it leads.
+    """
+
+    def __init__(
+        self,
+        shape: ShadowShape,
+        cost: CostModel,
+        choices: Sequence[Choice],
+        *,
+        current: int | None = None,
+    ) -> None:
+        self._cost = cost
+        self._block_tokens = shape.block_tokens
+        self._current = current
+        self._baseline = next((i for i, choice in enumerate(choices) if choice.is_stock), None)
+        self._shadows = [
+            ShadowCache(
+                shape,
+                create_policy(choice.config, SAVINGS[choice.config.marconi_savings](cost)),
+            )
+            for choice in choices
+        ]
+        self._flops = [0.0] * len(choices)
+        self._tokens = [0] * len(choices)
+        self._requests = 0
+
+    def follow(self, event: Event) -> None:
+        """Let all choices live through one event."""
+        self._requests += isinstance(event, Began)
+        for index, shadow in enumerate(self._shadows):
+            hit = serve(shadow, event) * self._block_tokens
+            if hit:
+                self._tokens[index] += hit
+                self._flops[index] += self._cost.flops(0, hit)
+
+    def look_back(self) -> Verdict:
+        """Choose one; the next window begins."""
+        self._current = choose(self._flops, self._current, self._baseline)
+        trials = tuple(map(Trial, self._flops, self._tokens))
+        verdict = Verdict(self._current, self._requests, trials)
+        self._flops = [flops * DECAY for flops in self._flops]
+        self._tokens = [0] * len(self._tokens)
+        self._requests = 0
+        return verdict
+
+
+def choose(saved: Sequence[float], current: int | None, baseline: int | None) -> int:
+    """Which choice to put in force.
+
+    Args:
+        saved: FLOPs saved by each; the first of equals is preferred.
+        current: the one in force, which is kept unless another saves more by :data:`HYSTERESIS`;
+            ``None`` if none was chosen yet.
+        baseline: the one that does what the server would do without Marconi, if it is among them:
+            a choice that saves less is never kept.
+    """
+    best = max(range(len(saved)), key=lambda index: saved[index])
+    if current is None or (baseline is not None and saved[current] < saved[baseline]):
+        return best
+    return best if saved[best] > saved[current] * (1 + HYSTERESIS) else current

@@ -1,0 +1,227 @@
+"""A radix tree of prefixes without any data: what SGLang's tree of a hybrid model would hold."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import OrderedDict
+
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode, shared_depth
+from sglang.srt.mem_cache.marconi.tuning.shadow_view import ShadowView
+
+
+class ShadowTree:
+    """The tree, its two LRU orders and the policy's view of it.
+
+    Every operation does what SGLang 0.5.23's tree core and the policy's view of it do, in the same
+    order, so that victims are equal one by one. Lengths are in blocks; a policy is told tokens.
+
+    Args:
+        policy: orders the pools that it names; LRU orders the others.
+        block_tokens: tokens a block.
+    """
+
+    def __init__(self, policy: EvictionPolicy, block_tokens: int) -> None:
+        self.view = ShadowView(policy, block_tokens)
+        self.root = ShadowNode(0, None, array("Q"), 0)
+        self.now = 0
+        self._time = 0
+        self._next_id = 1
+        self._nodes: dict[int, ShadowNode] = {}
+        self._states: OrderedDict[int, ShadowNode] = OrderedDict()
+        self._leaves: list[tuple[int, int, ShadowNode]] = []
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def tick(self) -> None:
+        """One tree operation (match, insert, eviction walk), as the view's clock counts them."""
+        self.now += 1
+
+    # -- walks
+
+    def match(self, hashes: array[int], blocks: int) -> tuple[ShadowNode, int]:
+        """Look up the first ``blocks`` blocks.
+
+        Returns:
+            The deepest node with a state (or the root), and how many blocks of KV are there.
+        """
+        self.tick()
+        node, best, depth = self.root, self.root, 0
+        while depth < blocks:
+            child = node.children.get(hashes[depth])
+            if child is None:
+                break
+            end = child.end
+            if end <= blocks and child.last == hashes[end - 1]:
+                node, depth = child, end
+                if node.has_state:
+                    best = node
+                continue
+            depth = shared_depth(child, hashes, min(end, blocks))
+            self._split(child, depth)
+            break
+        if best.has_state:
+            self._states.move_to_end(best.id)
+            best.accessed = self.now
+            if best.prefix is not None:
+                best.prefix.last_access = self.now
+                self.policy.on_hit(best.prefix, self.now)
+        if blocks:
+            self._touch_path(best)
+        return best, depth
+
+    def insert(
+        self, node: ShadowNode, hashes: array[int], blocks: int
+    ) -> tuple[ShadowNode, bool, int]:
+        """Put a state at the end of the first ``blocks`` blocks, below the locked ``node``.
+
+        Returns:
+            The node that ends there, whether it took a state that it did not have, and how many
+            blocks of KV are new to the tree.
+        """
+        self.tick()
+        depth = node.end
+        while depth < blocks:
+            child = node.children.get(hashes[depth])
+            if child is None:
+                break
+            end = child.end
+            if end <= blocks and child.last == hashes[end - 1]:
+                node, depth = child, end
+                continue
+            depth = shared_depth(child, hashes, min(end, blocks))
+            node = self._split(child, depth)
+        if depth < blocks:
+            node = self._add(node, hashes, depth, blocks)
+        fresh = not node.has_state
+        node.has_state = True
+        self._states[node.id] = node
+        self._states.move_to_end(node.id)
+        node.accessed = self.now
+        self.view.state_came_or_went(node)
+        self._touch_path(node)
+        return node, fresh, blocks - depth
+
+    # -- locks
+
+    def lock(self, node: ShadowNode) -> None:
+        """Keep the path to ``node``, and its own state, from being evicted."""
+        if node.parent is None:
+            return
+        node.state_locks += 1
+        self.view.mark(node)
+        above: ShadowNode | None = node
+        while above is not None:
+            above.locks += 1
+            above = above.parent
+
+    def unlock(self, node: ShadowNode) -> None:
+        if node.parent is None:
+            return
+        node.state_locks -= 1
+        self.view.mark(node)
+        above: ShadowNode | None = node
+        while above is not None:
+            above.locks -= 1
+            above = above.parent
+        self._queue_leaf(node)
+
+    # -- victims
+
+    def victim(self, pool: Pool) -> ShadowNode | None:
+        """Whom to evict next from ``pool``; ``None`` when nothing evictable is left."""
+        if pool in self.policy.pools:
+            self.view.refresh(self.now)
+            prefix = self.policy.victim(pool, self.now)
+            return None if prefix is None else self._nodes[prefix.id]
+        if pool is Pool.STATE:
+            return next((n for n in self._states.values() if not n.state_locks), None)
+        return self._least_recent_leaf()
+
+    def drop_state(self, node: ShadowNode) -> None:
+        """Evict the state of ``node``, which keeps its KV."""
+        node.has_state = False
+        del self._states[node.id]
+        self.view.state_came_or_went(node)
+
+    def delete_leaf(self, node: ShadowNode) -> None:
+        """Evict a leaf's KV, and its state with it."""
+        parent = node.parent
+        assert parent is not None and not node.children
+        if node.has_state:
+            del self._states[node.id]
+        del parent.children[node.hashes[0]]
+        del self._nodes[node.id]
+        node.parent = None
+        self.view.removed(node)
+        self.view.children_changed(parent, len(parent.children) + 1)
+        self._queue_leaf(parent)
+
+    @property
+    def policy(self) -> EvictionPolicy:
+        return self.view.policy
+
+    def replace_policy(self, policy: EvictionPolicy) -> None:
+        """Put another policy in force; nothing else changes."""
+        self.view.replace_policy(policy, self._nodes.values(), self.now)
+
+    # -- internals
+
+    def _add(self, parent: ShadowNode, hashes: array[int], start: int, end: int) -> ShadowNode:
+        node = ShadowNode(self._next_id, parent, hashes[start:end], start)
+        self._next_id += 1
+        self._nodes[node.id] = node
+        parent.children[hashes[start]] = node
+        self.view.mark(node)
+        self.view.children_changed(parent, len(parent.children) - 1)
+        self._queue_leaf(node)
+        return node
+
+    def _split(self, lower: ShadowNode, at: int) -> ShadowNode:
+        """Put a node that ends at depth ``at`` above ``lower``; the state stays below."""
+        parent = lower.parent
+        assert parent is not None
+        kept = at - lower.start
+        upper = ShadowNode(self._next_id, parent, lower.hashes[:kept], lower.start)
+        self._next_id += 1
+        self._nodes[upper.id] = upper
+        upper.locks = lower.locks
+        upper.accessed = lower.accessed
+        parent.children[upper.hashes[0]] = upper
+        lower.hashes, lower.start, lower.parent = lower.hashes[kept:], at, upper
+        upper.children[lower.hashes[0]] = lower
+        self._time += 1
+        upper.touched = lower.touched = self._time
+        self.view.mark(upper)
+        self.view.mark(lower)
+        return upper
+
+    def _touch_path(self, node: ShadowNode) -> None:
+        # Nodes of one path are never leaves at the same time, so one stamp serves them all.
+        self._time += 1
+        time = self._time
+        above: ShadowNode | None = node
+        while above is not None:
+            above.touched = time
+            above = above.parent
+
+    def _queue_leaf(self, node: ShadowNode) -> None:
+        if not node.queued and node.is_evictable_leaf:
+            node.queued = True
+            heapq.heappush(self._leaves, (node.touched, node.id, node))
+
+    def _least_recent_leaf(self) -> ShadowNode | None:
+        leaves = self._leaves
+        while leaves:
+            touched, id, node = leaves[0]
+            if not node.is_evictable_leaf:
+                heapq.heappop(leaves)
+                node.queued = False
+            elif node.touched != touched:
+                heapq.heapreplace(leaves, (node.touched, id, node))
+            else:
+                return node
+        return None

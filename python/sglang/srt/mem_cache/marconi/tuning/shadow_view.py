@@ -1,0 +1,108 @@
+"""What a policy is told of a shadow tree, in the order in which the live tree's view tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
+from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
+
+
+class ShadowView:
+    """Marks nodes that changed, and reports them before a decision; nothing under LRU."""
+
+    def __init__(self, policy: EvictionPolicy, block_tokens: int) -> None:
+        self.policy = policy
+        self._block_tokens = block_tokens
+        self._observed = bool(policy.pools)
+        self._marked: dict[int, ShadowNode] = {}
+        self._next_order = 0
+
+    def replace_policy(self, policy: EvictionPolicy, nodes: Iterable[ShadowNode], now: int) -> None:
+        """Put another policy in force, which learns of all prefixes in their old order."""
+        self.refresh(now)
+        last = self._next_order
+        self.policy, self._observed = policy, bool(policy.pools)
+        for node in sorted(nodes, key=lambda n: (n.prefix.order if n.prefix else last, n.id)):
+            node.prefix = None
+            self.mark(node)
+
+    def removed(self, node: ShadowNode) -> None:
+        """``node`` left the tree."""
+        self._marked.pop(node.id, None)
+        if node.prefix is not None:
+            self.policy.on_remove(node.prefix)
+
+    def mark(self, node: ShadowNode) -> None:
+        if self._observed and node.parent is not None:
+            self._marked[node.id] = node
+
+    def children_changed(self, node: ShadowNode, before: int) -> None:
+        if node.parent is not None and self._observed:
+            self._marked[node.id] = node
+            if (before > 1) != (len(node.children) > 1):
+                self._mark_down_to_states(node)
+
+    def state_came_or_went(self, node: ShadowNode) -> None:
+        if self._observed:
+            self._marked[node.id] = node
+            self._mark_down_to_states(node)
+
+    def _mark_down_to_states(self, node: ShadowNode) -> None:
+        stack = list(node.children.values())
+        while stack:
+            child = stack.pop()
+            self._marked[child.id] = child
+            if not child.has_state:
+                stack.extend(child.children.values())
+
+    def refresh(self, now: int) -> None:
+        """Report all marked prefixes to the policy, at tick ``now``."""
+        marked, self._marked = self._marked, {}
+        for node in marked.values():
+            self._refresh_node(node, now)
+
+    def _refresh_node(self, node: ShadowNode, now: int) -> None:
+        known, is_leaf = node.prefix, node.is_evictable_leaf
+        if not (node.has_state or is_leaf):
+            if known is not None:
+                node.prefix = None
+                self.policy.on_remove(known)
+            return
+        above = node.parent
+        assert above is not None
+        tokens = self._block_tokens
+        segment_from = above.end * tokens
+        while above.parent is not None and not above.has_state and len(above.children) <= 1:
+            above = above.parent
+        exclusive_from = above.end * tokens
+        while above.parent is not None and not above.has_state:
+            above = above.parent
+        reuse_from = above.end * tokens
+        if known is None:
+            node.prefix = CachedPrefix(
+                id=node.id,
+                order=self._next_order,
+                depth=node.end * tokens,
+                segment_from=segment_from,
+                exclusive_from=exclusive_from,
+                reuse_from=reuse_from,
+                children=len(node.children),
+                has_state=node.has_state,
+                is_leaf=is_leaf,
+                state_locked=node.state_locks > 0,
+                last_access=node.accessed,
+            )
+            self._next_order += 1
+            self.policy.on_insert(node.prefix, now)
+            return
+        known.segment_from = segment_from
+        known.exclusive_from = exclusive_from
+        known.reuse_from = reuse_from
+        known.children = len(node.children)
+        known.has_state = node.has_state
+        known.is_leaf = is_leaf
+        known.state_locked = node.state_locks > 0
+        known.last_access = node.accessed
+        self.policy.on_change(known)
