@@ -13,7 +13,7 @@ def test_nothing_given_is_stock():
 
 def test_policy_2_completes_itself_with_defaults():
     config = MarconiConfig.from_options({"marconi_evict_policy": 2})
-    assert config == MarconiConfig(2, 0.5, "surviving", "both")
+    assert config == MarconiConfig(2, 0.5, "surviving", "both", "sglang")
     assert config.policy_name == "marconi"
 
 
@@ -50,6 +50,18 @@ def test_text_and_numbers_mean_the_same():
             "'kv'",
             "both, state",
         ),
+        (
+            {"marconi_evict_policy": 1, "marconi_admission": "all"},
+            "--marconi-admission",
+            "'all'",
+            "sglang, judicious",
+        ),
+        (
+            {"marconi_admission": "judicious"},
+            "--marconi-admission",
+            "'judicious'",
+            "--marconi-evict-policy 1 or 2",
+        ),
         ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
         (
             {"marconi_evict_policy": 1, "marconi_eff_weight": 0.5},
@@ -63,6 +75,14 @@ def test_bad_values_are_named(options, flag, value, allowed):
     with pytest.raises(MarconiConfigError) as error:
         MarconiConfig.from_options(options)
     assert flag in str(error.value) and value in str(error.value) and allowed in str(error.value)
+
+
+def test_admission_goes_with_every_policy():
+    for policy in (1, 2):
+        config = MarconiConfig.from_options(
+            {"marconi_evict_policy": policy, "marconi_admission": "judicious"}
+        )
+        assert config == MarconiConfig(policy, marconi_admission="judicious")
 
 
 def test_an_unknown_option_is_named():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
+from sglang.srt.mem_cache.mamba_radix_admission import MambaRadixAdmission
 from sglang.srt.mem_cache.mamba_radix_lookups import MambaRadixLookups
 from sglang.srt.mem_cache.mamba_radix_tree import (
     COMPONENTS,
@@ -17,6 +18,7 @@ from sglang.srt.mem_cache.mamba_radix_tree import (
     session_test,
 )
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
+from sglang.srt.mem_cache.marconi.admission import ADMISSIONS
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy
 from sglang.srt.mem_cache.marconi.prefix import Pool
@@ -73,6 +75,9 @@ class MambaRadixCache(UnifiedRadixCache):
         self._short_of = "path_cap"
         self._warned: set[str] = set()
         self._lookups = MambaRadixLookups(self.view)
+        self.admission: MambaRadixAdmission | None = None
+        if setup.config.marconi_admission != "sglang":
+            self.admission = MambaRadixAdmission(self, ADMISSIONS[setup.config.marconi_admission]())
         register_tree_core()
         super().__init__(
             replace(
@@ -122,7 +127,7 @@ class MambaRadixCache(UnifiedRadixCache):
             event(*args)
         except Exception as error:
             self.view_is_sound = False
-            self._count_error("event", error)
+            self.count_error("event", error)
 
     def forget_tree(self) -> None:
         """The tree was emptied."""
@@ -136,15 +141,40 @@ class MambaRadixCache(UnifiedRadixCache):
         self.view_is_sound = True
         self.report(self.view.clear)
         self.report(self._lookups.clear)
+        if self.admission is not None:
+            self.report(self.admission.clear)
 
     def state_created(self, node: UnifiedTreeNode) -> None:
         self._lookups.state_created(node)
         self.view.state_created(node)
+        if self.admission is not None:
+            self.admission.state_created(node)
+
+    def state_consumed(self, node: UnifiedTreeNode) -> None:
+        """A request found the state of ``node``."""
+        self.view.state_consumed(node)
+        if self.admission is not None:
+            self.admission.state_looked_up(node)
+
+    def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
+        """``upper`` was put between ``lower`` and its parent."""
+        self.view.split(upper, lower)
+        if self.admission is not None:
+            self.admission.split(lower)
+
+    def state_taken_back(self, node: UnifiedTreeNode) -> None:
+        """Admission gave up the state of ``node``: it counts as never admitted, not as evicted."""
+        self.stats.states_taken_back += 1
+        self._lookups.state_taken_back(node)
 
     def state_leaves(self, node: UnifiedTreeNode) -> None:
         """The state of ``node`` is about to be evicted from the device, with or without its KV."""
         if node.component_data[ComponentType.MAMBA].value is None:
             return
+        if self.admission is not None:
+            self.admission.state_left(node)
+            if self.admission.taking_back:
+                return
         if node not in self.tree_core.evictable_device_leaves:
             self._count_victim(node, VictimKind.STATE_ONLY, kv_tokens=0)
 
@@ -159,6 +189,8 @@ class MambaRadixCache(UnifiedRadixCache):
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         """``node`` is about to leave the tree."""
         self._lookups.prefix_deleted(node)
+        if self.admission is not None:
+            self.admission.deleted(node)
 
     # -- eviction walks
 
@@ -185,7 +217,7 @@ class MambaRadixCache(UnifiedRadixCache):
             try:
                 self._lookups.note(self.tree_core, params, result)
             except Exception as error:
-                self._count_error("explaining a lookup", error)
+                self.count_error("explaining a lookup", error)
         return result
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
@@ -205,7 +237,7 @@ class MambaRadixCache(UnifiedRadixCache):
             if self.marconi.on_request is not None:
                 self.marconi.on_request(self.stats)
         except Exception as error:
-            self._count_error("counting a request", error)
+            self.count_error("counting a request", error)
 
     # -- internals
 
@@ -226,7 +258,8 @@ class MambaRadixCache(UnifiedRadixCache):
             flops=float(flops),
         )
 
-    def _count_error(self, what: str, error: Exception) -> None:
+    def count_error(self, what: str, error: Exception) -> None:
+        """Count an error that was kept from the scheduler, and log its kind once."""
         self.stats.errors += 1
         self._warn_once(what, error)
 

@@ -38,6 +38,10 @@ class MambaRadixLookups:
         """A state was put at the end of ``node``."""
         self._had_state.add(node.id)
 
+    def state_taken_back(self, node: UnifiedTreeNode) -> None:
+        """The state at the end of ``node`` was not to stay."""
+        self._had_state.discard(node.id)
+
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         """``node`` is about to leave the tree."""
         self._ghosts.add(

@@ -162,6 +162,12 @@ def check_server_args(_result: None, server_args: Any) -> None:
             f"{chosen}, which orders KV too, but --radix-eviction-policy is {kv_order!r}; allowed "
             f"is lru, or --marconi-evict-pools state"
         )
+    chunk = getattr(view, "chunked_prefill_size", None)
+    if config.marconi_admission == "judicious" and chunk is not None and chunk <= 0:
+        raise MarconiConfigError(
+            f"--marconi-admission is judicious but --chunked-prefill-size is {chunk}, so prefill "
+            f"cannot be cut at a branch point; allowed with it is a number > 0"
+        )
     model_config = model_config_of(server_args)
     if mambaish_config(model_config) is None:
         architectures = getattr(model_config.hf_config, "architectures", None)
@@ -194,17 +200,38 @@ def create_unified_radix_cache(
     setup = make_setup(ctx, config)
     cache = original(ctx, cache_class=functools.partial(MambaRadixCache, setup=setup))
     logger.info(
-        "Marconi is active: policy %d (%s), eff weight %s, savings %s, pools %s, cost model %s, "
-        "tree core %s",
+        "Marconi is active: policy %d (%s), eff weight %s, savings %s, pools %s, admission %s, "
+        "cost model %s, tree core %s",
         config.marconi_evict_policy,
         config.policy_name,
         config.marconi_eff_weight,
         config.marconi_savings,
         config.marconi_evict_pools,
+        config.marconi_admission,
         setup.description,
         type(cache.tree_core).__name__,
     )
     return cache
+
+
+# -- prefill
+
+
+def select_prefill_admission(
+    original: Callable[..., Any], adder: Any, req: Any, **arguments: Any
+) -> Any:
+    admission = getattr(adder.tree_cache, "admission", None)
+    shape = original(adder, req, **arguments)
+    if admission is None:
+        return shape
+    return admission.shape(adder, req, shape, chunking=arguments.get("has_chunked_req", False))
+
+
+def add_chunked_req(original: Callable[..., Any], adder: Any, req: Any) -> Any:
+    admission = getattr(adder.tree_cache, "admission", None)
+    if admission is not None:
+        admission.limit(adder, req)
+    return original(adder, req)
 
 
 # -- read-outs
@@ -254,6 +281,18 @@ HOOKS: tuple[Hook, ...] = (
         HookType.AROUND,
         create_unified_radix_cache,
         ("ctx", "cache_class"),
+    ),
+    Hook(
+        "sglang.srt.managers.schedule_policy.PrefillAdder._select_prefill_admission",
+        HookType.AROUND,
+        select_prefill_admission,
+        ("self", "req"),
+    ),
+    Hook(
+        "sglang.srt.managers.schedule_policy.PrefillAdder.add_chunked_req",
+        HookType.AROUND,
+        add_chunked_req,
+        ("self", "req"),
     ),
     Hook(
         "sglang.srt.managers.scheduler_components.internal_state."

@@ -13,6 +13,7 @@ POLICY_NAMES: dict[int, str] = {1: "lru", 2: "marconi"}
 DEFAULT_EFF_WEIGHT = 0.5
 SAVINGS_CHOICES = ("surviving", "parent")
 POOLS_CHOICES = ("both", "state")
+ADMISSION_CHOICES = ("sglang", "judicious")
 
 
 class MarconiConfigError(ValueError):
@@ -29,12 +30,14 @@ class MarconiFlag:
         help: one sentence for ``--help``.
         choices: allowed values, or ``None`` where any finite number >= 0 is.
         default: what is in force when the option is not given and a policy is.
+        policies: the policies that use it.
     """
 
     field: str
     help: str
     choices: tuple[int, ...] | tuple[str, ...] | None
     default: int | float | str | None
+    policies: tuple[int, ...] = (2,)
 
     @property
     def flag(self) -> str:
@@ -68,6 +71,14 @@ FLAGS: tuple[MarconiFlag, ...] = (
         POOLS_CHOICES,
         "both",
     ),
+    MarconiFlag(
+        "marconi_admission",
+        "Which states of a request stay cached: 'sglang' keeps every prefill chunk's, 'judicious' "
+        "those at branch points and at the last decoded token.",
+        ADMISSION_CHOICES,
+        "sglang",
+        policies=(1, 2),
+    ),
 )
 
 
@@ -80,12 +91,14 @@ class MarconiConfig:
         marconi_eff_weight: alpha, dimensionless, finite and >= 0.
         marconi_savings: reference point of a state's savings, see :data:`FLAGS`.
         marconi_evict_pools: pools whose victims the policy orders.
+        marconi_admission: which states stay in the tree, see :data:`FLAGS`.
     """
 
     marconi_evict_policy: int
     marconi_eff_weight: float = DEFAULT_EFF_WEIGHT
     marconi_savings: str = "surviving"
     marconi_evict_pools: str = "both"
+    marconi_admission: str = "sglang"
 
     @property
     def policy_name(self) -> str:
@@ -155,15 +168,13 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
 def _check_together(given: Mapping[str, Any]) -> None:
     policy = given.get("marconi_evict_policy")
     others = [flag for flag in FLAGS[1:] if flag.field in given]
-    if policy is None:
+    for flag in others:
+        if policy in flag.policies:
+            continue
+        chosen = "not set" if policy is None else f"{policy} ({POLICY_NAMES[policy]})"
         raise MarconiConfigError(
-            f"{others[0].flag} is {given[others[0].field]!r} but --marconi-evict-policy is not "
-            f"set; allowed with it is --marconi-evict-policy 2"
-        )
-    if policy == 1 and others:
-        raise MarconiConfigError(
-            f"{others[0].flag} is {given[others[0].field]!r} but --marconi-evict-policy is 1 "
-            f"(stock LRU), which ignores it; allowed with it is --marconi-evict-policy 2"
+            f"{flag.flag} is {given[flag.field]!r} but --marconi-evict-policy is {chosen}; "
+            f"allowed with it is --marconi-evict-policy {' or '.join(map(str, flag.policies))}"
         )
 
 

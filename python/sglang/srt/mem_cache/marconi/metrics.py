@@ -53,6 +53,8 @@ _METRICS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("flops_saved", "Prefill FLOPs that hits saved.", ()),
     ("victims", "Evictions, by the pool that was short and what was taken.", ("pool", "kind")),
     ("evicted_bytes", "Bytes given up by evictions.", ()),
+    ("states_taken_back", "States that judicious admission did not leave in the cache.", ()),
+    ("prefill_cuts", "Prefill forwards that judicious admission ended at a branch point.", ()),
     ("evicted_flops", "FLOPs of recomputing what evictions gave up.", ()),
     ("lost_tokens", "Prompt tokens seen before and prefilled again, by reason.", ("reason",)),
     ("lru_fallbacks", "Decisions left to LRU because scoring failed.", ("pool",)),
@@ -68,6 +70,8 @@ def samples(stats: MarconiStats) -> list[tuple[str, dict[str, str], float]]:
         ("hit_tokens", stats.hit_tokens),
         ("flops_saved", stats.flops_saved),
         ("evicted_bytes", stats.bytes_evicted),
+        ("states_taken_back", stats.states_taken_back),
+        ("prefill_cuts", stats.prefill_cuts),
         ("evicted_flops", stats.flops_evicted),
         ("errors", stats.errors),
     ]
