@@ -1,9 +1,9 @@
 """Serves the requests of a trace from a real prefix cache, as SGLang's scheduler would.
 
 One pool slot stands for one block of the trace, so that a long trace replays in minutes. What
-enters the state pool is SGLang 0.5.23's own choice under ``extra_buffer``: a state at the end of
-every prefill chunk (or at the branch point inside it), at the end of the prompt, and at the last
-decode interval.
+enters the state pool follows the cache's ``--marconi-admission`` under ``extra_buffer``. SGLang
+0.5.23's own choice: a state at the end of every prefill chunk (or at the branch point inside it),
+at the end of the prompt, and at the last decode interval.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lab.losses import Loss, LossLedger, chain_hashes
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+from sglang.srt.mem_cache.marconi.admission import ADMISSIONS, Chunk, forwards
 from traces import Request
 
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
@@ -137,7 +138,8 @@ class RequestRun:
         self.served = Served(
             request.input_length, self.depth * replay.block_tokens, served=True, lost=lost
         )
-        self._chunks = self._plan(matched.mamba_branching_seqlen)
+        self._branch: int | None = matched.mamba_branching_seqlen
+        self._chunks = self._plan()
 
     # -- what a scheduler asks before it starts a request
 
@@ -195,7 +197,7 @@ class RequestRun:
         step = max(TRACK_TOKENS // self._replay.block_tokens, 1)
         tracked = len(self._tokens) // step * step
         if self._computed >= tracked > len(self._prompt):
-            self._donate(tracked)
+            self._donate(tracked, finished=True)
         if self._lookup is not None and self.served.served:
             self._cache.cache.count_request(self._lookup)
         self.cancel()
@@ -217,17 +219,18 @@ class RequestRun:
         lookup = SimpleNamespace(kv=ReqKvInfo(), rid="", session=None, origin_input_ids=blocks)
         return self._cache.match(tokens, req=lookup), lookup
 
-    def _plan(self, branch: int | None) -> deque[tuple[int, int]]:
+    def _plan(self) -> deque[tuple[int, int]]:
         """End of each prefill chunk, and the depth of the one state that it gives to the tree."""
+        setup = getattr(self._cache.cache, "marconi", None)
+        admission = ADMISSIONS["sglang" if setup is None else setup.config.marconi_admission]()
         step = max(CHUNK_TOKENS // self._replay.block_tokens, 1)
         prompt = len(self._prompt)
-        chunks: deque[tuple[int, int]] = deque()
-        start = self.depth
-        for end in (*range(start + step, prompt, step), prompt):
-            inside = branch is not None and start < branch < end
-            chunks.append((end, branch if inside and branch is not None else end))
-            start = end
-        return chunks
+        whole = Chunk(self.depth, prompt, prompt, branch=self._branch)
+        chunks = deque(
+            (chunk.end, chunk.state_depth or chunk.end)
+            for chunk in forwards(admission, whole, step)
+        )
+        return chunks or deque([(prompt, prompt)])
 
     def _note_computed(self, end: int) -> None:
         self._replay.ledger.computed(self._chain[self._computed : end])
@@ -246,8 +249,12 @@ class RequestRun:
                 raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
 
-    def _donate(self, end: int) -> None:
-        """Give the tree the KV of all blocks before ``end`` with a state there, if one is free."""
+    def _donate(self, end: int, *, finished: bool = False) -> None:
+        """Give the tree the KV of all blocks before ``end`` with a state there, if one is free.
+
+        Args:
+            finished: the request gives nothing after it.
+        """
         state = self._cache.alloc_state() if end > self.depth else None
         if state is None:
             return
@@ -270,3 +277,12 @@ class RequestRun:
         self._lock = cache.lock(self._node)
         self.depth = end
         self._replay.ledger.admitted(self._chain[end - 1])
+        admission = getattr(cache, "admission", None)
+        if admission is not None:
+            created = not result.mamba_exist
+            stops = () if self._branch is None else (self._branch,)
+            undone = admission.follow(
+                self, self._node, end, created=created, stops=stops, finished=finished
+            )
+            if undone is not None:
+                self._replay.ledger.withdrawn(self._chain[undone - 1])
