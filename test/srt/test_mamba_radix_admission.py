@@ -201,11 +201,12 @@ def test_ends_of_prompts_stay_once_conversations_are_seen_to_need_them(harness):
 def test_an_error_leaves_sglangs_admission(harness, monkeypatch):
     admission = harness.cache.admission
     monkeypatch.setattr(admission, "_admission", None)
+    monkeypatch.setattr(admission.cuts, "_admission", None)
     request = SimpleNamespace(
         mamba_branching_seqlen=None, prefix_len=0, full_untruncated_fill_ids=range(90)
     )
     adder = SimpleNamespace(rem_chunk_tokens=64, dllm_config=None, chunked_req_limit=None)
-    admission.limit(adder, request)
+    admission.cuts.limit(adder, request)
     assert adder.chunked_req_limit is None
     result = SimpleNamespace(last_device_node=1, mamba_exist=False)
     for key in ([1, 2], [1, 2, 3]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from sglang.srt.mem_cache.marconi.admission import (
     JudiciousAdmission,
     OwnState,
     SGLangAdmission,
+    boundaries,
     forwards,
     lies_at,
 )
@@ -127,6 +130,16 @@ def test_what_stays():
     assert {name: kind.name for name, kind in ADMISSIONS.items()} == {
         name: name for name in ADMISSIONS
     }
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3)))
+def test_boundaries_are_the_first_occurrences(tokens, sequences):
+    expected = set()
+    for sequence in sequences:
+        places = range(len(tokens))
+        first = [at for at in places if tokens[at : at + len(sequence)] == sequence][:1]
+        expected.update(first)
+    assert boundaries(array("q", tokens), sequences) == tuple(sorted(expected - {0}))
 
 
 # -- ends of prompts

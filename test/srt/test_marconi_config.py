@@ -62,6 +62,25 @@ def test_text_and_numbers_mean_the_same():
             "'judicious'",
             "--marconi-evict-policy 1 or 2",
         ),
+        *[
+            (
+                {
+                    "marconi_evict_policy": 1,
+                    "marconi_admission": "judicious",
+                    "marconi_boundary_tokens": bad,
+                },
+                "--marconi-boundary-tokens",
+                repr(bad),
+                "token ids >= 0 separated by commas",
+            )
+            for bad in ("", "5;", "5,x", "-1", 7, [[]], [5])
+        ],
+        (
+            {"marconi_evict_policy": 1, "marconi_boundary_tokens": "5"},
+            "--marconi-boundary-tokens",
+            "((5,),)",
+            "--marconi-admission judicious",
+        ),
         ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
         (
             {"marconi_evict_policy": 1, "marconi_eff_weight": 0.5},
@@ -83,6 +102,13 @@ def test_admission_goes_with_every_policy():
             {"marconi_evict_policy": policy, "marconi_admission": "judicious"}
         )
         assert config == MarconiConfig(policy, marconi_admission="judicious")
+
+
+def test_boundary_tokens_are_sequences_of_ids():
+    given = {"marconi_evict_policy": 1, "marconi_admission": "judicious"}
+    for value in ("151644, 872;9", [[151644, 872], [9]]):
+        config = MarconiConfig.from_options({**given, "marconi_boundary_tokens": value})
+        assert config.marconi_boundary_tokens == ((151644, 872), (9,))
 
 
 def test_an_unknown_option_is_named():

@@ -11,7 +11,12 @@ from test_server_marconi import TIGHT_POOLS, conversations, marconi_state, outpu
 
 pytestmark = pytest.mark.server
 
-JUDICIOUS = ("--marconi-evict-policy", "2", "--marconi-admission", "judicious")
+#: No prompt of the other cases holds this sequence.
+BOUNDARY = [201, 202]
+JUDICIOUS = (
+    *("--marconi-evict-policy", "2", "--marconi-admission", "judicious"),
+    *("--marconi-boundary-tokens", ",".join(map(str, BOUNDARY))),
+)
 #: Depths at which states can lie: the tiny models' chunk of 64 tokens, every token without buffer.
 GRIDS = {"extra_buffer": 64, "no_buffer": 1}
 
@@ -59,6 +64,7 @@ def test_answers_do_not_depend_on_the_cache_and_the_promised_states_are_there(st
 
         branch_and_end_both_stay(server, GRIDS[strategy])
         chunk_ends_do_not_stay(server, GRIDS[strategy])
+        a_marked_boundary_pays_at_the_second_request(server, GRIDS[strategy])
         concurrent_requests_lose_nothing(server)
         assert marconi_state(server)["errors"] == 0
         server.flush_cache()
@@ -69,14 +75,13 @@ def branch_and_end_both_stay(server: Server, grid: int) -> None:
     rng = random.Random(11)
     server.flush_cache()
     before = marconi_state(server)
-    shared = fresh(rng, 300)
-    first, second = shared + fresh(rng, 320), shared + fresh(rng, 321)
+    shared = fresh(rng, 450)
+    first, second = shared + fresh(rng, 320), shared + fresh(rng, 62)
     assert hit(server, first) == 0
     assert hit(server, second) == 0, "no state lies at the fork yet"
-    branch = 300 // 64 * 64
-    assert hit(server, shared + fresh(rng, 90)) == branch
-    # The prompt, and under no_buffer also the output but its last token, which is not computed.
-    end = (len(second) + 1) // grid * grid if grid == 1 else len(second) // grid * grid
+    assert hit(server, shared + fresh(rng, 90)) == 448, "the fork, in the last chunk of the second"
+    # Under no_buffer the output's state too, but for its last token, which is not computed.
+    end = 513 if grid == 1 else 512
     answer = server.generate(second, max_new_tokens=2)["output_ids"]
     assert hit(server, second + answer + fresh(rng, 90)) == end
     assert grown(server, before, "prefill_cuts")[0] >= 1
@@ -92,6 +97,14 @@ def chunk_ends_do_not_stay(server: Server, grid: int) -> None:
     assert grown(server, before, "states_taken_back")[0] >= chunks - 1
     assert hit(server, prompt[:400]) == 0
     assert hit(server, prompt[:400]) >= 384, "where prompts part, a state stays"
+
+
+def a_marked_boundary_pays_at_the_second_request(server: Server, grid: int) -> None:
+    rng = random.Random(14)
+    server.flush_cache()
+    system = fresh(rng, 300)
+    assert hit(server, system + BOUNDARY + fresh(rng, 150)) == 0
+    assert hit(server, system + BOUNDARY + fresh(rng, 150)) == 300 // grid * grid
 
 
 def concurrent_requests_lose_nothing(server: Server) -> None:

@@ -77,7 +77,11 @@ class MambaRadixCache(UnifiedRadixCache):
         self._lookups = MambaRadixLookups(self.view)
         self.admission: MambaRadixAdmission | None = None
         if setup.config.marconi_admission != "sglang":
-            self.admission = MambaRadixAdmission(self, ADMISSIONS[setup.config.marconi_admission]())
+            self.admission = MambaRadixAdmission(
+                self,
+                ADMISSIONS[setup.config.marconi_admission](),
+                setup.config.marconi_boundary_tokens,
+            )
         register_tree_core()
         super().__init__(
             replace(

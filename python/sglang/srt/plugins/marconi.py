@@ -64,9 +64,19 @@ def add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
             dest=flag.field,
             type=functools.partial(_parse, flag),
             default=None,
-            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else "WEIGHT",
+            metavar="{" + ",".join(map(str, flag.choices)) + "}"
+            if flag.choices
+            else "IDS"
+            if flag.sequences
+            else "WEIGHT",
             help=flag.help + ("" if flag.default is None else f" Default: {flag.default}."),
         )
+
+
+def _metavar(flag: MarconiFlag) -> str:
+    if flag.choices:
+        return "{" + ",".join(map(str, flag.choices)) + "}"
+    return "IDS" if flag.sequences else "WEIGHT"
 
 
 def _parse(flag: MarconiFlag, text: str) -> Any:
@@ -224,13 +234,19 @@ def select_prefill_admission(
     shape = original(adder, req, **arguments)
     if admission is None:
         return shape
-    return admission.shape(adder, req, shape, chunking=arguments.get("has_chunked_req", False))
+    return admission.cuts.shape(
+        adder,
+        req,
+        shape,
+        chunking=arguments.get("has_chunked_req", False),
+        align=arguments.get("truncation_align_size"),
+    )
 
 
 def add_chunked_req(original: Callable[..., Any], adder: Any, req: Any) -> Any:
     admission = getattr(adder.tree_cache, "admission", None)
     if admission is not None:
-        admission.limit(adder, req)
+        admission.cuts.limit(adder, req)
     return original(adder, req)
 
 

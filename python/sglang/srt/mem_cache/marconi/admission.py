@@ -11,7 +11,9 @@ All depths are in tokens from the start of the prompt (or in any unit, as long a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -163,6 +165,20 @@ ADMISSIONS: dict[str, type[Admission]] = {
 def lies_at(depth: int, stops: Sequence[int], grid: int = 1) -> bool:
     """Whether a state at ``depth`` is the one meant for a stop: at most a grid step above it."""
     return any(stop - grid < depth <= stop for stop in stops)
+
+
+def boundaries(tokens: array[int], sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Depths at which each of ``sequences`` first begins in ``tokens``, 0 left out; sorted."""
+    found = set()
+    for sequence in sequences:
+        wanted, at = array(tokens.typecode, sequence), -1
+        with suppress(ValueError):
+            while True:
+                at = tokens.index(wanted[0], at + 1)
+                if tokens[at : at + len(wanted)] == wanted:
+                    found.add(at)
+                    break
+    return tuple(sorted(found - {0}))
 
 
 def forwards(

@@ -31,6 +31,7 @@ class MarconiFlag:
         choices: allowed values, or ``None`` where any finite number >= 0 is.
         default: what is in force when the option is not given and a policy is.
         policies: the policies that use it.
+        sequences: it takes sequences of token ids.
     """
 
     field: str
@@ -38,6 +39,7 @@ class MarconiFlag:
     choices: tuple[int, ...] | tuple[str, ...] | None
     default: int | float | str | None
     policies: tuple[int, ...] = (2,)
+    sequences: bool = False
 
     @property
     def flag(self) -> str:
@@ -79,6 +81,16 @@ FLAGS: tuple[MarconiFlag, ...] = (
         "sglang",
         policies=(1, 2),
     ),
+    MarconiFlag(
+        "marconi_boundary_tokens",
+        "Under judicious admission, leave a state also where one of these sequences of token ids "
+        "first begins in a prompt, such as the marker of the first user turn: ids are separated "
+        "by commas, sequences by semicolons.",
+        None,
+        None,
+        policies=(1, 2),
+        sequences=True,
+    ),
 )
 
 
@@ -92,6 +104,8 @@ class MarconiConfig:
         marconi_savings: reference point of a state's savings, see :data:`FLAGS`.
         marconi_evict_pools: pools whose victims the policy orders.
         marconi_admission: which states stay in the tree, see :data:`FLAGS`.
+        marconi_boundary_tokens: sequences of token ids before which judicious admission leaves a
+            state.
     """
 
     marconi_evict_policy: int
@@ -99,6 +113,7 @@ class MarconiConfig:
     marconi_savings: str = "surviving"
     marconi_evict_pools: str = "both"
     marconi_admission: str = "sglang"
+    marconi_boundary_tokens: tuple[tuple[int, ...], ...] = ()
 
     @property
     def policy_name(self) -> str:
@@ -109,7 +124,7 @@ class MarconiConfig:
         """KV leaves keep SGLang's own order."""
         return self.marconi_evict_policy == 1 or self.marconi_evict_pools == "state"
 
-    def as_dict(self) -> dict[str, int | float | str]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
@@ -150,6 +165,8 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     Raises:
         MarconiConfigError: the value is not allowed.
     """
+    if flag.sequences:
+        return _token_sequences(flag, value)
     if flag.choices is not None:
         for choice in flag.choices:
             if not isinstance(value, bool) and (value == choice or str(value) == str(choice)):
@@ -165,6 +182,21 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     return number
 
 
+def _token_sequences(flag: MarconiFlag, value: Any) -> tuple[tuple[int, ...], ...]:
+    """Sequences of token ids, from text or from lists of numbers."""
+    try:
+        texts = [part.split(",") for part in value.split(";")] if isinstance(value, str) else value
+        sequences = tuple(tuple(int(token) for token in text) for text in texts)
+    except (TypeError, ValueError):
+        sequences = ()
+    if not sequences or any(not ids or min(ids) < 0 for ids in sequences):
+        raise MarconiConfigError(
+            f"{flag.flag} is {value!r}; allowed are token ids >= 0 separated by commas, their "
+            f"sequences by semicolons"
+        )
+    return sequences
+
+
 def _check_together(given: Mapping[str, Any]) -> None:
     policy = given.get("marconi_evict_policy")
     others = [flag for flag in FLAGS[1:] if flag.field in given]
@@ -175,6 +207,12 @@ def _check_together(given: Mapping[str, Any]) -> None:
         raise MarconiConfigError(
             f"{flag.flag} is {given[flag.field]!r} but --marconi-evict-policy is {chosen}; "
             f"allowed with it is --marconi-evict-policy {' or '.join(map(str, flag.policies))}"
+        )
+    if "marconi_boundary_tokens" in given and given.get("marconi_admission") != "judicious":
+        raise MarconiConfigError(
+            f"--marconi-boundary-tokens is {given['marconi_boundary_tokens']!r} but "
+            f"--marconi-admission is {given.get('marconi_admission', 'not set')}; allowed with it "
+            f"is --marconi-admission judicious"
         )
 
 
