@@ -26,7 +26,12 @@ from traces import Request
 
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
 CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
-#: State slots that a running request holds under ``extra_buffer``.
+#: Tokens between the depths at which a prefill can leave a state: the kernels' chunk.
+GRID_TOKENS = 64
+#: One in so many requests that wait has its prefix touched before it is scheduled.
+TOUCH_INTERVAL = 32
+#: State slots that a running request holds under ``extra_buffer``; one less on a server that
+#: schedules without overlap, as all do on a CPU.
 WORKING_STATES = 3
 
 
@@ -73,9 +78,20 @@ class OutOfMemory(Exception):
 class Replay:
     """Feeds requests to one cache; every slot taken is given back or owned by the tree."""
 
-    def __init__(self, cache: CpuCache, block_tokens: int) -> None:
+    def __init__(
+        self,
+        cache: CpuCache,
+        block_tokens: int,
+        *,
+        chunk_tokens: int = CHUNK_TOKENS,
+        working_states: int = WORKING_STATES,
+    ) -> None:
         self.cache = cache
         self.block_tokens = block_tokens
+        self.chunk_tokens = chunk_tokens
+        self.working_states = working_states
+        #: Requests scheduled so far, by a server also before the replay.
+        self.passes = 0
         self.ledger = LossLedger()
         self._fresh: Iterator[int] = itertools.count(1 << 40)
         self._served = 0
@@ -100,14 +116,26 @@ class Replay:
             index: the request's place in the trace, counted from 0; a policy with a method
                 ``begin(index, prompt_ids, output_ids)`` is told.
         """
-        count = (request.input_length + request.output_length) // self.block_tokens
+        # The last token of a reply is never fed back, so it has no KV.
+        computed = request.input_length + max(request.output_length, 1) - 1
+        count = computed // self.block_tokens
         prompt = list(request.prompt_ids[: request.input_length // self.block_tokens])
         output = list(request.output_ids[: count - len(prompt)])
         output += itertools.islice(self._fresh, count - len(prompt) - len(output))
         observe = getattr(self.cache.policy, "begin", None)
         if observe is not None:
             observe(index, prompt, output)
+        self._look_ahead(prompt)
         return RequestRun(self, request, prompt, output)
+
+    def _look_ahead(self, prompt: list[int]) -> None:
+        """What the scheduler does to the tree for a request that waits, before it matches it."""
+        cache = self.cache.cache
+        if cache.supports_fast_match_prefix():
+            self.cache.match(prompt)
+        elif self.passes % TOUCH_INTERVAL == 0:
+            cache.touch_prefix(self.cache.key(prompt))
+        self.passes += 1
 
 
 class RequestRun:
@@ -139,6 +167,7 @@ class RequestRun:
             request.input_length, self.depth * replay.block_tokens, served=True, lost=lost
         )
         self._branch: int | None = matched.mamba_branching_seqlen
+        self._grid = max(GRID_TOKENS // replay.block_tokens, 1)
         self._chunks = self._plan()
 
     # -- what a scheduler asks before it starts a request
@@ -151,7 +180,7 @@ class RequestRun:
     @property
     def states_missing(self) -> int:
         """Working states that it has yet to allocate."""
-        return WORKING_STATES - len(self._states)
+        return self._replay.working_states - len(self._states)
 
     @property
     def has_chunks(self) -> bool:
@@ -180,16 +209,21 @@ class RequestRun:
     def finish_chunk(self) -> None:
         """The chunk was computed: its state enters the tree."""
         end, state_at = self._chunks.popleft()
-        self._donate(state_at)
+        if state_at is not None:
+            ends = not self._chunks and self.request.output_length <= 1
+            # Only a request that goes on needs another slot for the one that it gives away.
+            self._donate(state_at, self._states.pop() if ends else self._cache.alloc_state())
         self._note_computed(end)
 
     def decode(self) -> None:
-        """Hold KV for the whole output.
+        """Hold KV for the whole output, which comes token by token.
 
         Raises:
             OutOfMemory: nothing evictable is left.
         """
-        self._hold(len(self._tokens))
+        while self.kv_missing > 0:
+            free = max(int(self._cache.allocator.available_size()), 1)
+            self._hold(len(self._tokens) - self.kv_missing + min(free, self.kv_missing))
         self._note_computed(len(self._tokens))
 
     def finish(self) -> None:
@@ -197,7 +231,7 @@ class RequestRun:
         step = max(TRACK_TOKENS // self._replay.block_tokens, 1)
         tracked = len(self._tokens) // step * step
         if self._computed >= tracked > len(self._prompt):
-            self._donate(tracked, finished=True)
+            self._donate(tracked, self._states.pop(), finished=True)
         if self._lookup is not None and self.served.served:
             self._cache.cache.count_request(self._lookup)
         self.cancel()
@@ -219,29 +253,29 @@ class RequestRun:
         lookup = SimpleNamespace(kv=ReqKvInfo(), rid="", session=None, origin_input_ids=blocks)
         return self._cache.match(tokens, req=lookup), lookup
 
-    def _plan(self) -> deque[tuple[int, int]]:
+    def _plan(self) -> deque[tuple[int, int | None]]:
         """End of each prefill chunk, and the depth of the one state that it gives to the tree."""
         setup = getattr(self._cache.cache, "marconi", None)
         admission = ADMISSIONS["sglang" if setup is None else setup.config.marconi_admission]()
-        step = max(CHUNK_TOKENS // self._replay.block_tokens, 1)
+        step = max(self._replay.chunk_tokens // self._replay.block_tokens, 1)
         prompt = len(self._prompt)
-        whole = Chunk(self.depth, prompt, prompt, branch=self._branch)
-        chunks = deque(
-            (chunk.end, chunk.state_depth or chunk.end)
-            for chunk in forwards(admission, whole, step)
+        whole = Chunk(self.depth, prompt, prompt, self._grid, branch=self._branch)
+        chunks: deque[tuple[int, int | None]] = deque(
+            (chunk.end, chunk.state_depth) for chunk in forwards(admission, whole, step)
         )
-        return chunks or deque([(prompt, prompt)])
+        # A prompt that hits as a whole ends in a token that fills no block.
+        return chunks or deque([(prompt, None)])
 
     def _note_computed(self, end: int) -> None:
         self._replay.ledger.computed(self._chain[self._computed : end])
         self._computed = end
 
     def _hold(self, end: int) -> None:
-        while self.states_missing:
-            state = self._cache.alloc_state()
-            if state is None:
-                raise OutOfMemory
-            self._states.append(state)
+        if self.states_missing and self.depth:
+            # The matched state is copied before the other slots are sought.
+            self._hold_states(1)
+        if self.states_missing:
+            self._hold_states(self.states_missing)
         missing = end - self.depth - len(self._kv)
         if missing > 0:
             fresh = self._cache.alloc_kv(missing)
@@ -249,13 +283,18 @@ class RequestRun:
                 raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
 
-    def _donate(self, end: int, *, finished: bool = False) -> None:
-        """Give the tree the KV of all blocks before ``end`` with a state there, if one is free.
+    def _hold_states(self, count: int) -> None:
+        slots = self._cache.alloc_state(count)
+        if slots is None:
+            raise OutOfMemory
+        self._states += [slots[place : place + 1] for place in range(count)]
+
+    def _donate(self, end: int, state: torch.Tensor | None, *, finished: bool = False) -> None:
+        """Give the tree the KV of all blocks before ``end`` with ``state``, if there is one.
 
         Args:
             finished: the request gives nothing after it.
         """
-        state = self._cache.alloc_state() if end > self.depth else None
         if state is None:
             return
         cache = self._cache.cache
@@ -279,10 +318,13 @@ class RequestRun:
         self._replay.ledger.admitted(self._chain[end - 1])
         admission = getattr(cache, "admission", None)
         if admission is not None:
-            created = not result.mamba_exist
-            stops = () if self._branch is None else (self._branch,)
             undone = admission.follow(
-                self, self._node, end, created=created, stops=stops, finished=finished
+                self,
+                *(self._node, end),
+                created=not result.mamba_exist,
+                stops=() if self._branch is None else (self._branch,),
+                grid=self._grid,
+                prompt_end=len(self._prompt) if finished else None,
             )
             if undone is not None:
                 self._replay.ledger.withdrawn(self._chain[undone - 1])

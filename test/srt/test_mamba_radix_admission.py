@@ -28,9 +28,10 @@ def sequence(length: int, first: int) -> list[int]:
 class Running:
     """One running request: prefill by chunks, each given to the tree, as a scheduler does."""
 
-    def __init__(self, harness: TreeHarness, tokens: list[int]) -> None:
+    def __init__(self, harness: TreeHarness, tokens: list[int], prompt: int | None = None) -> None:
         self.harness = harness
         self.tokens = tokens
+        self.prompt = len(tokens) if prompt is None else prompt
         result = harness.match(tokens[:-1])
         self.depth = int(result.device_prefix_len)
         self.stops = (result.mamba_branching_seqlen or 0,)
@@ -68,7 +69,7 @@ class Running:
             *(self.node, depth),
             created=not result.mamba_exist,
             stops=self.stops,
-            finished=finished,
+            prompt_end=self.prompt if finished else None,
         )
         return True
 
@@ -81,9 +82,9 @@ def state_depths(harness: TreeHarness) -> list[int]:
     return sorted(len(path_tokens(node)) for node in nodes)
 
 
-def serve(harness: TreeHarness, tokens: list[int], *depths: int) -> int:
-    """Run a request through to its end, the last step being its output; returns its hit."""
-    running = Running(harness, tokens)
+def serve(harness: TreeHarness, tokens: list[int], *depths: int, prompt: int | None = None) -> int:
+    """Run a request through to its end; returns its hit."""
+    running = Running(harness, tokens, prompt)
     hit = running.depth
     for depth in (*depths, len(tokens)):
         assert running.compute(depth, finished=depth == len(tokens))
@@ -183,7 +184,7 @@ def conversation(
     for turn in range(turns):
         prompt = history + sequence(10, 100 * session + 2 * turn)
         output = sequence(6, 100 * session + 2 * turn + 1)
-        hits.append(serve(harness, prompt + output, len(prompt)))
+        hits.append(serve(harness, prompt + output, len(prompt), prompt=len(prompt)))
         history = prompt + output if sends_output else prompt + output[:2]
     return hits
 

@@ -80,7 +80,7 @@ class MambaRadixAdmission:
                 created=not insert_result.mamba_exist,
                 stops=stops + (run_of(req).boundaries or ()),
                 grid=self.cuts.grid()[0],
-                finished=finished,
+                prompt_end=len(req.origin_input_ids) if finished else None,
             )
         except Exception as error:
             self._cache.count_error("taking a state back", error)
@@ -94,7 +94,7 @@ class MambaRadixAdmission:
         created: bool,
         stops: Sequence[int] = (),
         grid: int = 1,
-        finished: bool = False,
+        prompt_end: int | None = None,
     ) -> int | None:
         """Judge the state before the one that ``owner`` just gave to the tree.
 
@@ -105,7 +105,7 @@ class MambaRadixAdmission:
             created: the state is the request's; another request's lay there otherwise.
             stops: depths at which the admission wanted a state.
             grid: as :attr:`Chunk.grid`.
-            finished: the new state is the last that the request gives.
+            prompt_end: length of the prompt, if the new state is the last that the request gives.
 
         Returns:
             The depth of the state that was taken back, if it was.
@@ -123,13 +123,14 @@ class MambaRadixAdmission:
             run.node = None
         if former.node is None or former.node == node_id:
             return None
-        return former.depth if self._judge(former, last=node_id if finished else None) else None
+        ends_prompt = prompt_end is not None and prompt_end - grid < former.depth <= prompt_end
+        return former.depth if self._judge(former, node_id if ends_prompt else None) else None
 
-    def _judge(self, former: AdmissionRun, *, last: int | None) -> bool:
+    def _judge(self, former: AdmissionRun, last: int | None) -> bool:
         """Whether the state of ``former`` was taken back.
 
         Args:
-            last: the node of the request's last state, if that is what follows ``former``.
+            last: the node of the request's last state, if ``former`` is the end of the prompt.
         """
         core = self._cache.tree_core
         node = core._node_arena.get(former.node)
