@@ -1,9 +1,9 @@
 """Serves the requests of a trace from a real prefix cache, as SGLang's scheduler would.
 
 One pool slot stands for one block of the trace, so that a long trace replays in minutes. What
-enters the state pool is SGLang 0.5.23's own choice under ``extra_buffer``: a state at the end of
-every prefill chunk (or at the branch point inside it), at the end of the prompt, and at the last
-decode interval.
+enters the state pool follows the cache's ``--marconi-admission`` under ``extra_buffer``. SGLang
+0.5.23's own choice: a state at the end of every prefill chunk (or at the branch point inside it),
+at the end of the prompt, and at the last decode interval.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lab.losses import Loss, LossLedger, chain_hashes
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+from sglang.srt.mem_cache.marconi.admission import ADMISSIONS, Chunk, forwards
 from traces import Request
 
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
@@ -165,7 +166,9 @@ class RequestRun:
         self.served = Served(
             request.input_length, self.depth * replay.block_tokens, served=True, lost=lost
         )
-        self._chunks = self._plan(matched.mamba_branching_seqlen)
+        self._branch: int | None = matched.mamba_branching_seqlen
+        self._grid = max(GRID_TOKENS // replay.block_tokens, 1)
+        self._chunks = self._plan()
 
     # -- what a scheduler asks before it starts a request
 
@@ -228,7 +231,7 @@ class RequestRun:
         step = max(TRACK_TOKENS // self._replay.block_tokens, 1)
         tracked = len(self._tokens) // step * step
         if self._computed >= tracked > len(self._prompt):
-            self._donate(tracked, self._states.pop())
+            self._donate(tracked, self._states.pop(), finished=True)
         if self._lookup is not None and self.served.served:
             self._cache.cache.count_request(self._lookup)
         self.cancel()
@@ -250,23 +253,18 @@ class RequestRun:
         lookup = SimpleNamespace(kv=ReqKvInfo(), rid="", session=None, origin_input_ids=blocks)
         return self._cache.match(tokens, req=lookup), lookup
 
-    def _plan(self, branch: int | None) -> deque[tuple[int, int | None]]:
-        """End of each prefill chunk, and the depth of the one state that it gives to the tree.
-
-        A chunk shorter than the grid gives none. States lie on the grid from the chunk's start.
-        """
+    def _plan(self) -> deque[tuple[int, int | None]]:
+        """End of each prefill chunk, and the depth of the one state that it gives to the tree."""
+        setup = getattr(self._cache.cache, "marconi", None)
+        admission = ADMISSIONS["sglang" if setup is None else setup.config.marconi_admission]()
         step = max(self._replay.chunk_tokens // self._replay.block_tokens, 1)
-        grid = max(GRID_TOKENS // self._replay.block_tokens, 1)
         prompt = len(self._prompt)
-        chunks: deque[tuple[int, int | None]] = deque()
-        start = self.depth
-        for end in (*range(start + step, prompt, step), prompt):
-            state_at = None if end - start < grid else start + (end - start) // grid * grid
-            if state_at is not None and branch is not None and start < branch < end:
-                state_at = state_at if (branch - start) % grid else branch
-            chunks.append((end, state_at))
-            start = end
-        return chunks
+        whole = Chunk(self.depth, prompt, prompt, self._grid, branch=self._branch)
+        chunks: deque[tuple[int, int | None]] = deque(
+            (chunk.end, chunk.state_depth) for chunk in forwards(admission, whole, step)
+        )
+        # A prompt that hits as a whole ends in a token that fills no block.
+        return chunks or deque([(prompt, None)])
 
     def _note_computed(self, end: int) -> None:
         self._replay.ledger.computed(self._chain[self._computed : end])
@@ -291,8 +289,12 @@ class RequestRun:
             raise OutOfMemory
         self._states += [slots[place : place + 1] for place in range(count)]
 
-    def _donate(self, end: int, state: torch.Tensor | None) -> None:
-        """Give the tree the KV of all blocks before ``end`` with ``state``, if there is one."""
+    def _donate(self, end: int, state: torch.Tensor | None, *, finished: bool = False) -> None:
+        """Give the tree the KV of all blocks before ``end`` with ``state``, if there is one.
+
+        Args:
+            finished: the request gives nothing after it.
+        """
         if state is None:
             return
         cache = self._cache.cache
@@ -314,3 +316,15 @@ class RequestRun:
         self._lock = cache.lock(self._node)
         self.depth = end
         self._replay.ledger.admitted(self._chain[end - 1])
+        admission = getattr(cache, "admission", None)
+        if admission is not None:
+            undone = admission.follow(
+                self,
+                *(self._node, end),
+                created=not result.mamba_exist,
+                stops=() if self._branch is None else (self._branch,),
+                grid=self._grid,
+                prompt_end=len(self._prompt) if finished else None,
+            )
+            if undone is not None:
+                self._replay.ledger.withdrawn(self._chain[undone - 1])

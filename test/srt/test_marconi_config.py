@@ -13,7 +13,9 @@ def test_nothing_given_is_stock():
 
 def test_policy_2_completes_itself_with_defaults():
     config = MarconiConfig.from_options({"marconi_evict_policy": 2})
-    assert config == MarconiConfig(2, "auto", "surviving", "both", 5.0, 500, False, 1024, 600.0)
+    assert config == MarconiConfig(
+        2, "auto", "surviving", "both", 5.0, 500, False, 1024, 600.0, "sglang", ()
+    )
     assert config.policy_name == "marconi"
 
 
@@ -109,6 +111,37 @@ def test_text_and_numbers_mean_the_same():
             "5",
             "--marconi-eff-weight auto",
         ),
+        (
+            {"marconi_evict_policy": 1, "marconi_admission": "all"},
+            "--marconi-admission",
+            "'all'",
+            "sglang, judicious",
+        ),
+        (
+            {"marconi_admission": "judicious"},
+            "--marconi-admission",
+            "'judicious'",
+            "--marconi-evict-policy 1 or 2",
+        ),
+        *[
+            (
+                {
+                    "marconi_evict_policy": 1,
+                    "marconi_admission": "judicious",
+                    "marconi_boundary_tokens": bad,
+                },
+                "--marconi-boundary-tokens",
+                repr(bad),
+                "token ids >= 0 separated by commas",
+            )
+            for bad in ("", "5;", "5,x", "-1", 7, [[]], [5])
+        ],
+        (
+            {"marconi_evict_policy": 1, "marconi_boundary_tokens": "5"},
+            "--marconi-boundary-tokens",
+            "((5,),)",
+            "--marconi-admission judicious",
+        ),
         ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
         (
             {"marconi_evict_policy": 1, "marconi_eff_weight": 0.5},
@@ -122,6 +155,21 @@ def test_bad_values_are_named(options, flag, value, allowed):
     with pytest.raises(MarconiConfigError) as error:
         MarconiConfig.from_options(options)
     assert flag in str(error.value) and value in str(error.value) and allowed in str(error.value)
+
+
+def test_admission_goes_with_every_policy():
+    for policy in (1, 2):
+        config = MarconiConfig.from_options(
+            {"marconi_evict_policy": policy, "marconi_admission": "judicious"}
+        )
+        assert config == MarconiConfig(policy, marconi_admission="judicious")
+
+
+def test_boundary_tokens_are_sequences_of_ids():
+    given = {"marconi_evict_policy": 1, "marconi_admission": "judicious"}
+    for value in ("151644, 872;9", [[151644, 872], [9]]):
+        config = MarconiConfig.from_options({**given, "marconi_boundary_tokens": value})
+        assert config.marconi_boundary_tokens == ((151644, 872), (9,))
 
 
 def test_an_unknown_option_is_named():

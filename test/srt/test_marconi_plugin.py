@@ -113,6 +113,10 @@ def test_a_hybrid_model_passes(model):
     ("argv", "words"),
     [
         (["--disable-radix-cache"], "--marconi-evict-policy is 2 but --disable-radix-cache is set"),
+        (
+            ["--marconi-admission", "judicious", "--chunked-prefill-size", "-1"],
+            "--marconi-admission is judicious but --chunked-prefill-size is -1",
+        ),
         (["--radix-eviction-policy", "lfu"], "--radix-eviction-policy is 'lfu'; allowed is lru"),
     ],
 )

@@ -87,6 +87,19 @@ def test_a_row_a_run_and_policy_1_is_stock_lru(trace, capsys, tmp_path):
     assert all(row["token_hit_rate"] < row["token_hit_rate_bound"] for row in result)
 
 
+def test_admission_is_the_servers_option(trace, capsys):
+    tight = ("--kv-tokens", "20000", "--state-slots", "16", "--policy", "lru,server:1,server:2")
+    stock = rows(trace, capsys, *tight)
+    judicious = rows(trace, capsys, *tight, "--admission", "judicious")
+    for before, after in zip(stock, judicious, strict=True):
+        assert (before["admission"], after["admission"]) == ("sglang", "judicious")
+        assert before["states_taken_back"] == 0 < after["states_taken_back"]
+        assert before["token_hit_rate"] != after["token_hit_rate"]
+    assert judicious[0]["evictions"] == judicious[1]["evictions"] != {}, "lru is policy 1 then"
+    with pytest.raises(SystemExit, match="--admission is 'all'; allowed are sglang, judicious"):
+        rows(trace, capsys, *tight, "--admission", "all")
+
+
 def test_with_room_for_all_every_repeated_block_of_a_state_hits(trace, capsys):
     (ample,) = rows(trace, capsys, "--memory-gib", "4000", "--policy", "server:1")
     assert ample["lost_tokens"]["state_evicted"] == ample["lost_tokens"]["kv_evicted"] == 0

@@ -64,3 +64,7 @@ class LossLedger:
     def admitted(self, prefix: int) -> None:
         """A state was offered to the cache at the end of this prefix."""
         self._admitted.add(prefix)
+
+    def withdrawn(self, prefix: int) -> None:
+        """Admission took the state at the end of this prefix back."""
+        self._admitted.discard(prefix)

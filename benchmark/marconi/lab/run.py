@@ -13,6 +13,7 @@ from cpu_cache import CpuCache, server_context
 from policies import PolicyContext, cache_arguments, check_policy
 from replay_cache import BlockCost, Replay, Served
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.marconi.config import ADMISSION_CHOICES
 from tqdm import tqdm
 from traces import Request
 
@@ -21,8 +22,6 @@ from lab.paper_world import paper_config, simulate_paper
 from lab.spec import RunSpec
 from lab.timeline import Timeline
 from lab.totals import Totals
-
-ADMISSIONS = ("sglang",)
 
 
 def policy_context(spec: RunSpec, cost: ModelCost) -> PolicyContext:
@@ -51,8 +50,9 @@ def check_spec(spec: RunSpec) -> None:
         return
     load_cost(spec.model)
     check_policy(spec.policy)
-    if spec.admission not in ADMISSIONS:
-        raise ValueError(f"--admission is {spec.admission!r}; allowed are {', '.join(ADMISSIONS)}")
+    if spec.admission not in ADMISSION_CHOICES:
+        allowed = ", ".join(ADMISSION_CHOICES)
+        raise ValueError(f"--admission is {spec.admission!r}; allowed are {allowed}")
     for flag, value in (
         ("--block", spec.block),
         ("--concurrency", 1 if spec.concurrency is None else spec.concurrency),
@@ -89,6 +89,7 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
         **totals.as_row(),
         "corrupt_lines": requests.skipped,
         "evictions": {} if stats is None else stats.as_dict()["victims"],
+        "states_taken_back": 0 if stats is None else stats.states_taken_back,
         "fallbacks_to_lru": 0 if stats is None else stats.fallbacks.total(),
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -66,11 +66,19 @@ class CacheArguments:
     state_slots: int | None = None
 
     def for_cache(self, context: PolicyContext) -> dict[str, Any]:
-        """The keyword arguments of ``CpuCache``."""
+        """The keyword arguments of ``CpuCache``.
+
+        Stock's caches have stock's admission only: under another one the product's policy 1, whose
+        victims are stock's, stands in for them.
+        """
+        policy, options = self.policy, self.options
+        if context.admission != "sglang":
+            policy = 1 if policy is None else policy
+            options = {**options, "marconi_admission": context.admission}
         return {
-            "policy": self.policy,
+            "policy": policy,
             "core": self.core,
-            "options": self.options,
+            "options": options,
             "kv_order": self.kv_order,
             "kv_order_config": self.kv_order_config,
             "kv_tokens": self.kv_tokens or context.kv_tokens,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
+from sglang.srt.mem_cache.mamba_radix_admission import MambaRadixAdmission
 from sglang.srt.mem_cache.mamba_radix_tree import (
     COMPONENTS,
     TREE_CORE_BACKEND,
@@ -14,6 +15,7 @@ from sglang.srt.mem_cache.mamba_radix_tree import (
     session_test,
 )
 from sglang.srt.mem_cache.marconi.accounts import MarconiAccounts
+from sglang.srt.mem_cache.marconi.admission import ADMISSIONS
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.stats import VictimKind
@@ -39,8 +41,15 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def __init__(self, params: CacheInitParams, *, setup: MarconiSetup) -> None:
         self.tuning: MambaRadixTuning | None = None
+        self.admission: MambaRadixAdmission | None = None
         self._was_short = False
         self.open_accounts(setup, at_rest="path_cap")
+        if setup.config.marconi_admission != "sglang":
+            self.admission = MambaRadixAdmission(
+                self,
+                ADMISSIONS[setup.config.marconi_admission](),
+                setup.config.marconi_boundary_tokens,
+            )
         register_tree_core()
         super().__init__(
             replace(
@@ -82,13 +91,41 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def forget_tree(self) -> None:
         super().forget_tree()
+        if self.admission is not None:
+            self.report(self.admission.clear)
         if self.tuning is not None:
             self.tuning.flushed()
+
+    def state_created(self, node: UnifiedTreeNode) -> None:
+        super().state_created(node)
+        if self.admission is not None:
+            self.admission.state_created(node)
+
+    def state_consumed(self, node: UnifiedTreeNode) -> None:
+        """A request found the state of ``node``."""
+        self.view.state_consumed(node)
+        if self.admission is not None:
+            self.admission.state_looked_up(node)
+
+    def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
+        """``upper`` was put between ``lower`` and its parent."""
+        self.view.split(upper, lower)
+        if self.admission is not None:
+            self.admission.split(lower)
+
+    def state_taken_back(self, node: UnifiedTreeNode) -> None:
+        """Admission gave up the state of ``node``: it counts as never admitted, not as evicted."""
+        self.stats.states_taken_back += 1
+        self._lookups.state_taken_back(node)
 
     def state_leaves(self, node: UnifiedTreeNode) -> None:
         """The state of ``node`` is about to be evicted from the device, with or without its KV."""
         if node.component_data[ComponentType.MAMBA].value is None:
             return
+        if self.admission is not None:
+            self.admission.state_left(node)
+            if self.admission.taking_back:
+                return
         if node not in self.tree_core.evictable_device_leaves:
             self.count_victim(node, VictimKind.STATE_ONLY, kv_tokens=0)
 
@@ -99,6 +136,11 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         has_state = node.component_data[ComponentType.MAMBA].value is not None
         kind = VictimKind.LEAF_WITH_STATE if has_state else VictimKind.LEAF_KV_ONLY
         self.count_victim(node, kind, kv_tokens=len(node.key))
+
+    def prefix_deleted(self, node: UnifiedTreeNode) -> None:
+        super().prefix_deleted(node)
+        if self.admission is not None:
+            self.admission.deleted(node)
 
     # -- eviction walks
 

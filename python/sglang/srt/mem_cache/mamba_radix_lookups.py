@@ -37,6 +37,10 @@ class MambaRadixLookups:
         """A state was put at the end of ``node``."""
         self._had_state.add(node.id)
 
+    def state_taken_back(self, node: Any) -> None:
+        """The state at the end of ``node`` was not to stay."""
+        self._had_state.discard(node.id)
+
     def prefix_deleted(self, node: Any) -> None:
         """``node`` is about to leave the tree."""
         self._ghosts.add(

@@ -188,13 +188,13 @@ class PolicyMambaComponent(MambaComponent):
             phase is LRURefreshPhase.MATCH_END
             and node.component_data[self.component_type].value is not None
         ):
-            self.cache.report(self.cache.view.state_consumed, node)
+            self.cache.report(self.cache.state_consumed, node)
 
     def redistribute_on_node_split(
         self, new_parent: UnifiedTreeNode, child: UnifiedTreeNode
     ) -> None:
         super().redistribute_on_node_split(new_parent, child)
-        self.cache.report(self.cache.view.split, new_parent, child)
+        self.cache.report(self.cache.split, new_parent, child)
 
     def evict_component(
         self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
@@ -213,6 +213,13 @@ class PolicyMambaComponent(MambaComponent):
     def release_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> None:
         super().release_component_lock(node, *args, **kwargs)
         self.cache.report(self.cache.view.changed, node)
+
+    def cleanup_after_caching_req(
+        self, req: Any, is_finished: bool, insert_result: Any = None, insert_params: Any = None
+    ) -> None:
+        super().cleanup_after_caching_req(req, is_finished, insert_result, insert_params)
+        if insert_result is not None and self.cache.admission is not None:
+            self.cache.admission.inserted(req, insert_result, insert_params, finished=is_finished)
 
     def _evict_device_start(self, request_cnt: int) -> None:
         super()._evict_device_start(request_cnt)

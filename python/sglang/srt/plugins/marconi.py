@@ -143,6 +143,12 @@ def check_server_args(_result: None, server_args: Any) -> None:
         )
     if config.tunes:
         _check_one_group(view)
+    chunk = getattr(view, "chunked_prefill_size", None)
+    if config.marconi_admission == "judicious" and chunk is not None and chunk <= 0:
+        raise MarconiConfigError(
+            f"--marconi-admission is judicious but --chunked-prefill-size is {chunk}, so prefill "
+            f"cannot be cut at a branch point; allowed with it is a number > 0"
+        )
     model_config = model_config_of(server_args)
     if mambaish_config(model_config) is None:
         architectures = getattr(model_config.hf_config, "architectures", None)
@@ -194,6 +200,32 @@ def create_unified_radix_cache(
     return cache
 
 
+# -- prefill
+
+
+def select_prefill_admission(
+    original: Callable[..., Any], adder: Any, req: Any, **arguments: Any
+) -> Any:
+    admission = getattr(adder.tree_cache, "admission", None)
+    shape = original(adder, req, **arguments)
+    if admission is None:
+        return shape
+    return admission.cuts.shape(
+        adder,
+        req,
+        shape,
+        chunking=arguments.get("has_chunked_req", False),
+        align=arguments.get("truncation_align_size"),
+    )
+
+
+def add_chunked_req(original: Callable[..., Any], adder: Any, req: Any) -> Any:
+    admission = getattr(adder.tree_cache, "admission", None)
+    if admission is not None:
+        admission.cuts.limit(adder, req)
+    return original(adder, req)
+
+
 # -- read-outs
 
 
@@ -241,6 +273,18 @@ HOOKS: tuple[Hook, ...] = (
         HookType.AROUND,
         create_unified_radix_cache,
         ("ctx", "cache_class"),
+    ),
+    Hook(
+        "sglang.srt.managers.schedule_policy.PrefillAdder._select_prefill_admission",
+        HookType.AROUND,
+        select_prefill_admission,
+        ("self", "req"),
+    ),
+    Hook(
+        "sglang.srt.managers.schedule_policy.PrefillAdder.add_chunked_req",
+        HookType.AROUND,
+        add_chunked_req,
+        ("self", "req"),
     ),
     Hook(
         "sglang.srt.managers.scheduler_components.internal_state."

@@ -21,6 +21,7 @@ DEFAULT_TUNER_MEMORY_MIB = 1024
 DEFAULT_TUNER_SECONDS = 600.0
 SAVINGS_CHOICES = ("surviving", "parent")
 POOLS_CHOICES = ("both", "state")
+ADMISSION_CHOICES = ("sglang", "judicious")
 
 
 class MarconiConfigError(ValueError):
@@ -41,6 +42,8 @@ class MarconiFlag:
         whole: only whole numbers are.
         words: what is allowed beside numbers.
         metavar: what a number stands for, in ``--help``.
+        policies: the policies that use it.
+        sequences: it takes sequences of token ids.
     """
 
     field: str
@@ -51,6 +54,8 @@ class MarconiFlag:
     whole: bool = False
     words: tuple[str, ...] = ()
     metavar: str = "WEIGHT"
+    policies: tuple[int | str, ...] = (2, AUTO)
+    sequences: bool = False
 
     @property
     def flag(self) -> str:
@@ -140,6 +145,25 @@ FLAGS: tuple[MarconiFlag, ...] = (
         at_least=1,
         metavar="SECONDS",
     ),
+    MarconiFlag(
+        "marconi_admission",
+        "Which states of a request stay cached: 'sglang' keeps every prefill chunk's, 'judicious' "
+        "those at branch points and at the last decoded token.",
+        ADMISSION_CHOICES,
+        "sglang",
+        policies=(1, 2, AUTO),
+    ),
+    MarconiFlag(
+        "marconi_boundary_tokens",
+        "Under judicious admission, leave a state also where one of these sequences of token ids "
+        "first begins in a prompt, such as the marker of the first user turn: ids are separated "
+        "by commas, sequences by semicolons.",
+        None,
+        None,
+        metavar="IDS",
+        policies=(1, 2, AUTO),
+        sequences=True,
+    ),
 )
 
 #: Options that only mean something while something is tuned.
@@ -166,6 +190,9 @@ class MarconiConfig:
         disable_marconi_autotune: nothing is tuned.
         marconi_tuner_memory_mib: bound of the tuner's memory, in MiB.
         marconi_tuner_seconds: longest wait for an answer, in seconds.
+        marconi_admission: which states stay in the tree, see :data:`FLAGS`.
+        marconi_boundary_tokens: sequences of token ids before which judicious admission leaves a
+            state.
     """
 
     marconi_evict_policy: int | str
@@ -177,6 +204,8 @@ class MarconiConfig:
     disable_marconi_autotune: bool = False
     marconi_tuner_memory_mib: int = DEFAULT_TUNER_MEMORY_MIB
     marconi_tuner_seconds: float = DEFAULT_TUNER_SECONDS
+    marconi_admission: str = "sglang"
+    marconi_boundary_tokens: tuple[tuple[int, ...], ...] = ()
 
     @property
     def policy_name(self) -> str:
@@ -194,7 +223,7 @@ class MarconiConfig:
         """Something is left to the tuner."""
         return AUTO in (self.marconi_evict_policy, self.marconi_eff_weight)
 
-    def as_dict(self) -> dict[str, int | float | str]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
@@ -242,6 +271,8 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     Raises:
         MarconiConfigError: the value is not allowed.
     """
+    if flag.sequences:
+        return _token_sequences(flag, value)
     if flag.choices is not None:
         for choice in flag.choices:
             same_kind = isinstance(value, bool) == isinstance(choice, bool)
@@ -260,18 +291,37 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     return int(number) if flag.whole else number
 
 
+def _token_sequences(flag: MarconiFlag, value: Any) -> tuple[tuple[int, ...], ...]:
+    """Sequences of token ids, from text or from lists of numbers."""
+    try:
+        texts = [part.split(",") for part in value.split(";")] if isinstance(value, str) else value
+        sequences = tuple(tuple(int(token) for token in text) for text in texts)
+    except (TypeError, ValueError):
+        sequences = ()
+    if not sequences or any(not ids or min(ids) < 0 for ids in sequences):
+        raise MarconiConfigError(
+            f"{flag.flag} is {value!r}; allowed are token ids >= 0 separated by commas, their "
+            f"sequences by semicolons"
+        )
+    return sequences
+
+
 def _check_together(given: Mapping[str, Any]) -> None:
     policy = given.get("marconi_evict_policy")
     others = [flag for flag in FLAGS[1:] if flag.field in given]
-    if policy is None:
+    for flag in others:
+        if policy in flag.policies:
+            continue
+        chosen = "not set" if policy is None else f"{policy} ({POLICY_NAMES[policy]})"
         raise MarconiConfigError(
-            f"{others[0].flag} is {given[others[0].field]!r} but --marconi-evict-policy is not "
-            f"set; allowed with it is --marconi-evict-policy 2"
+            f"{flag.flag} is {given[flag.field]!r} but --marconi-evict-policy is {chosen}; "
+            f"allowed with it is --marconi-evict-policy {' or '.join(map(str, flag.policies))}"
         )
-    if policy == 1 and others:
+    if "marconi_boundary_tokens" in given and given.get("marconi_admission") != "judicious":
         raise MarconiConfigError(
-            f"{others[0].flag} is {given[others[0].field]!r} but --marconi-evict-policy is 1 "
-            f"(stock LRU), which ignores it; allowed with it is --marconi-evict-policy 2"
+            f"--marconi-boundary-tokens is {given['marconi_boundary_tokens']!r} but "
+            f"--marconi-admission is {given.get('marconi_admission', 'not set')}; allowed with it "
+            f"is --marconi-admission judicious"
         )
     if policy == AUTO and "marconi_evict_pools" in given:
         raise MarconiConfigError(

@@ -47,7 +47,8 @@ class MarconiSetup:
         return (
             f"Marconi is active: policy {config.marconi_evict_policy} ({config.policy_name}), "
             f"eff weight {config.marconi_eff_weight}, savings {config.marconi_savings}, "
-            f"pools {config.marconi_evict_pools}, cost model {self.description}, tree core {tree}"
+            f"pools {config.marconi_evict_pools}, admission {config.marconi_admission}, "
+            f"cost model {self.description}, tree core {tree}"
         )
 
 

@@ -53,9 +53,11 @@ class MarconiStats:
 
     Keys of ``victims`` are (pool under pressure, kind), of ``fallbacks`` the pool. Bytes are those
     of this rank, FLOPs those of the whole model. ``victim_digest`` is a running hash of all
-    victims in order: equal on two ranks exactly when both evicted the same. ``adoptions``
-    counts changes of policy or weight; what it says of the tuner only the rank that has it counts.
-    ``eff_weight`` is the weight in force, 0 under LRU.
+    victims in order: equal on two ranks exactly when both evicted the same. ``states_taken_back``
+    counts states that judicious admission did not leave in the tree, which are no victims, and
+    ``prefill_cuts`` the forwards that it ended at a branch point. ``adoptions`` counts changes of
+    policy or weight; what it says of the tuner only the rank that has it counts. ``eff_weight`` is
+    the weight in force, 0 under LRU.
     """
 
     requests: int = 0
@@ -68,6 +70,8 @@ class MarconiStats:
     flops_evicted: float = 0.0
     kv_tokens_evicted: int = 0
     states_evicted: int = 0
+    states_taken_back: int = 0
+    prefill_cuts: int = 0
     errors: int = 0
     tuner_answers: int = 0
     tuner_failures: int = 0
@@ -131,6 +135,8 @@ class MarconiStats:
             "flops_evicted": self.flops_evicted,
             "kv_tokens_evicted": self.kv_tokens_evicted,
             "states_evicted": self.states_evicted,
+            "states_taken_back": self.states_taken_back,
+            "prefill_cuts": self.prefill_cuts,
             "victim_digest": self.victim_digest.hex(),
             "victims": {
                 f"{pool}:{kind}": count for (pool, kind), count in sorted(self.victims.items())
