@@ -12,23 +12,35 @@ export SGLANG_MARCONI_CACHE ?= $(CURDIR)/$(CACHE)
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
+# The fork of SGLang 0.5.4 has an environment of its own: see patches/README.md.
+FORK := .venv-0.5.4
+FORK_BASE := $(CACHE)/sglang-0.5.4-py3-none-any.whl
+FORK_UV := $(BIN)/uv pip install --quiet --python $(FORK)/bin/python --no-deps
+
 OUR_FILES := $(shell find python -name '*.py' 2>/dev/null) pyproject.toml
 PLATFORM_FILES := $(shell find test/cpu_platform -name '*.py' 2>/dev/null) test/cpu_platform/pyproject.toml
+FORK_FILES := $(shell find patches -name '*.py' -o -name '*.patch' -o -name '*.toml') $(OUR_FILES)
 
-.PHONY: help demo test quick-test lint format setup wheel clean
+.PHONY: help demo test quick-test test-fork lint format setup setup-fork wheel fork clean
 
 help:
 	@echo "make demo        compare stock LRU and Marconi on a real server on this CPU (about 15 minutes)"
 	@echo "make test        lint, types and all tests, real servers included"
 	@echo "make quick-test  lint, types and the tests that start no server"
+	@echo "make test-fork   the tests of the fork of SGLang 0.5.4 alone"
 	@echo "make wheel       build dist/sglang_marconi-*.whl"
+	@echo "make fork        build dist/sglang-0.5.4+marconi.*.whl"
 	@echo "make format      format the code"
 
 demo: setup
 	$(BIN)/python benchmark/marconi/demo.py --models $(MODELS) --out $(DEMO_RESULTS)
 
-test: lint setup
+test: lint setup setup-fork
 	$(BIN)/python -m pytest test/srt
+	$(MAKE) --no-print-directory test-fork
+
+test-fork: setup-fork
+	$(FORK)/bin/python -m pytest -c test/v0.5.4/pytest.ini test/v0.5.4
 
 quick-test: lint setup
 	$(BIN)/python -m pytest test/srt -m "not server"
@@ -37,6 +49,7 @@ lint: $(VENV)/.deps
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file patches/v0.5.4/mypy.ini
 
 format: $(VENV)/.deps
 	$(BIN)/ruff check --fix .
@@ -44,12 +57,17 @@ format: $(VENV)/.deps
 
 setup: $(VENV)/.package $(VENV)/.platform $(MODELS)/.done
 
+setup-fork: $(FORK)/.fork $(FORK)/.platform
+
 wheel: $(VENV)/.deps
 	$(BIN)/uv build --quiet --wheel --out-dir dist --python $(BIN)/python .
 	@ls dist/*.whl
 
+fork: $(FORK_BASE)
+	$(BIN)/python patches/build_fork.py --base $(FORK_BASE) --wheel dist
+
 clean:
-	rm -rf $(VENV) $(CACHE) dist build
+	rm -rf $(VENV) $(FORK) $(CACHE) dist build
 
 # Only a CPU's dependencies, each pinned; the CUDA-only ones of SGLang are left out.
 $(VENV)/.deps: requirements-cpu.lock
@@ -71,4 +89,24 @@ $(VENV)/.platform: $(VENV)/.deps $(PLATFORM_FILES)
 $(MODELS)/.done: $(VENV)/.platform test/cpu_platform/sglang_cpu_reference/tiny_models.py
 	@echo "Making the tiny models"
 	$(BIN)/python -m sglang_cpu_reference.tiny_models $(MODELS)
+	@touch $@
+
+$(FORK_BASE): | $(VENV)/.deps
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--only-binary :all: --dest $(CACHE) sglang==0.5.4
+
+$(FORK)/.deps: patches/v0.5.4/requirements-cpu.lock | $(VENV)/.deps
+	@echo "Setting up $(FORK): what SGLang 0.5.4 needs"
+	test -x $(FORK)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(FORK)
+	$(FORK_UV) --compile-bytecode -r $<
+	@touch $@
+
+$(FORK)/.fork: $(FORK)/.deps $(FORK_BASE) $(FORK_FILES)
+	rm -rf $(FORK)/wheel
+	$(BIN)/python patches/build_fork.py --base $(FORK_BASE) --wheel $(FORK)/wheel
+	$(FORK_UV) --compile-bytecode --reinstall-package sglang $(FORK)/wheel/*.whl
+	@touch $@
+
+$(FORK)/.platform: $(FORK)/.deps $(PLATFORM_FILES)
+	$(FORK_UV) --reinstall-package sglang-cpu-reference ./test/cpu_platform
 	@touch $@

@@ -112,10 +112,12 @@ class CpuCache:
     Use it inside :func:`server_context`.
 
     Attributes:
-        policy: Marconi policy number, or a policy of one's own; ``None`` for stock.
+        policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
+            a method ``attach`` is given the cache that it serves.
         core: tree core of the stock cache, "python" or "rust".
         options: further Marconi options, by field name.
         kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
+        kv_order_config: as ``--radix-eviction-policy-config``, by keyword.
     """
 
     policy: int | EvictionPolicy | None = None
@@ -126,6 +128,7 @@ class CpuCache:
     cost: CostModel = EXAMPLE_COST
     options: dict[str, Any] = field(default_factory=dict)
     kv_order: str = "lru"
+    kv_order_config: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.requests, self.allocator = make_pools(self.kv_tokens, self.state_slots)
@@ -137,6 +140,7 @@ class CpuCache:
             tree_components=(FULL, MAMBA),
             tree_core_backend=self.core,
             eviction_policy=self.kv_order,
+            eviction_policy_config=self.kv_order_config,
             enable_session_radix_cache=self.sessions,
         )
         if self.policy is None:
@@ -149,6 +153,9 @@ class CpuCache:
         savings = SAVINGS[config.marconi_savings](self.cost)
         setup = MarconiSetup(config, self.cost, savings, policy=own)
         self.cache = MambaRadixCache(params, setup=setup)
+        attach = getattr(own, "attach", None)
+        if attach is not None:
+            attach(self.cache)
 
     def alloc_kv(self, tokens: int) -> torch.Tensor | None:
         """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""
@@ -158,13 +165,15 @@ class CpuCache:
         slots: torch.Tensor | None = self.allocator.alloc(tokens)
         return slots
 
-    def alloc_state(self) -> torch.Tensor | None:
-        """One state slot, evicting as a scheduler does; ``None`` if that was not enough."""
-        slot: torch.Tensor | None = self.requests.mamba_allocator.alloc(1)
-        if slot is None:
-            self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
-            slot = self.requests.mamba_allocator.alloc(1)
-        return slot
+    def alloc_state(self, count: int = 1) -> torch.Tensor | None:
+        """``count`` state slots, evicting as a scheduler does; ``None`` if that was not enough."""
+        allocator = self.requests.mamba_allocator
+        missing = count - allocator.available_size()
+        if missing > 0:
+            self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=missing))
+        slots: torch.Tensor | None = allocator.alloc(count)
+        # A view would keep the allocator's whole list alive for as long as the state is cached.
+        return None if slots is None else slots.clone()
 
     @staticmethod
     def key(tokens: list[int]) -> RadixKey:

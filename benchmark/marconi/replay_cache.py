@@ -1,21 +1,23 @@
 """Serves the requests of a trace from a real prefix cache, as SGLang's scheduler would.
 
-One pool slot stands for one block of the trace, so that a long trace replays in minutes. Requests
-come one at a time. What enters the state pool is SGLang 0.5.23's own choice under
-``extra_buffer``: a state at the end of every prefill chunk (or at the branch point inside it), at
-the end of the prompt, and at the last decode interval.
+One pool slot stands for one block of the trace, so that a long trace replays in minutes. What
+enters the state pool is SGLang 0.5.23's own choice under ``extra_buffer``: a state at the end of
+every prefill chunk (or at the branch point inside it), at the end of the prompt, and at the last
+decode interval.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from cpu_cache import CpuCache
+from lab.losses import Loss, LossLedger, chain_hashes
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
@@ -23,7 +25,12 @@ from traces import Request
 
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
 CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
-#: State slots that a running request holds under ``extra_buffer``.
+#: Tokens between the depths at which a prefill can leave a state: the kernels' chunk.
+GRID_TOKENS = 64
+#: One in so many requests that wait has its prefix touched before it is scheduled.
+TOUCH_INTERVAL = 32
+#: State slots that a running request holds under ``extra_buffer``; one less on a server that
+#: schedules without overlap, as all do on a CPU.
 WORKING_STATES = 3
 
 
@@ -48,113 +55,252 @@ class BlockCost:
 
 @dataclass
 class Served:
-    """What one request found; in tokens."""
+    """What one request found; in tokens.
+
+    Attributes:
+        served: ``False`` where the request did not fit even alone.
+        lost: blocks seen before that had to be computed again.
+        ttft_seconds: modelled time to the first token, ``None`` where time is not modelled.
+    """
 
     input_tokens: int
     hit_tokens: int
     served: bool = True
+    lost: Loss = field(default_factory=Loss)
+    ttft_seconds: float | None = None
+
+
+class OutOfMemory(Exception):
+    """Nothing evictable is left: a scheduler would let the request wait."""
 
 
 class Replay:
     """Feeds requests to one cache; every slot taken is given back or owned by the tree."""
 
-    def __init__(self, cache: CpuCache, block_tokens: int) -> None:
+    def __init__(
+        self,
+        cache: CpuCache,
+        block_tokens: int,
+        *,
+        chunk_tokens: int = CHUNK_TOKENS,
+        working_states: int = WORKING_STATES,
+    ) -> None:
         self.cache = cache
         self.block_tokens = block_tokens
+        self.chunk_tokens = chunk_tokens
+        self.working_states = working_states
+        #: Requests scheduled so far, by a server also before the replay.
+        self.passes = 0
+        self.ledger = LossLedger()
         self._fresh: Iterator[int] = itertools.count(1 << 40)
+        self._served = 0
 
     def serve(self, request: Request) -> Served:
-        """Serve one request; one that does not fit into an empty cache is not served."""
-        # The last token of a prompt is always computed, so its block cannot hit.
-        whole = (request.input_length - 1) // self.block_tokens
-        prompt = list(request.prompt_ids[: request.input_length // self.block_tokens])
-        result, lookup = self._match(prompt[:whole], request)
-        hit = int(result.device_prefix_len)
-        served = Served(request.input_length, hit * self.block_tokens)
-        run = _Run(self.cache, result)
+        """Serve one request alone; one that does not fit into an empty cache is not served."""
+        run = self.begin(request, self._served)
+        self._served += 1
         try:
-            self._prefill(run, prompt, result.mamba_branching_seqlen)
-            self._decode(run, prompt, request)
-        except _OutOfMemory:
-            served.served = False
-        finally:
-            run.release()
-        if lookup is not None and served.served:
-            self.cache.cache.count_request(lookup)
-        return served
+            while run.next_chunk() is not None:
+                run.finish_chunk()
+            run.decode()
+        except OutOfMemory:
+            run.served.served = False
+        run.finish()
+        return run.served
 
-    def _match(self, tokens: list[int], request: Request) -> tuple[Any, Any]:
-        if not hasattr(self.cache.cache, "marconi_state"):
-            return self.cache.match(tokens), None
-        blocks = range(-(-request.input_length // self.block_tokens))
-        lookup = SimpleNamespace(kv=ReqKvInfo(), rid="", session=None, origin_input_ids=blocks)
-        return self.cache.match(tokens, req=lookup), lookup
+    def begin(self, request: Request, index: int) -> RequestRun:
+        """Match a request's prompt and lock what it found.
 
-    def _prefill(self, run: _Run, prompt: list[int], branch: int | None) -> None:
-        chunk = max(CHUNK_TOKENS // self.block_tokens, 1)
-        for end in (*range(run.depth + chunk, len(prompt), chunk), len(prompt)):
-            if branch is not None and run.depth < branch < end:
-                run.extend(prompt[:branch])
-                run.compute(prompt[:end])
-            else:
-                run.extend(prompt[:end])
+        Args:
+            index: the request's place in the trace, counted from 0; a policy with a method
+                ``begin(index, prompt_ids, output_ids)`` is told.
+        """
+        # The last token of a reply is never fed back, so it has no KV.
+        computed = request.input_length + max(request.output_length, 1) - 1
+        count = computed // self.block_tokens
+        prompt = list(request.prompt_ids[: request.input_length // self.block_tokens])
+        output = list(request.output_ids[: count - len(prompt)])
+        output += itertools.islice(self._fresh, count - len(prompt) - len(output))
+        observe = getattr(self.cache.policy, "begin", None)
+        if observe is not None:
+            observe(index, prompt, output)
+        self._look_ahead(prompt)
+        return RequestRun(self, request, prompt, output)
 
-    def _decode(self, run: _Run, prompt: list[int], request: Request) -> None:
-        total = request.input_length + request.output_length
-        count = total // self.block_tokens - len(prompt)
-        output = list(request.output_ids[:count])
-        output += itertools.islice(self._fresh, max(count - len(output), 0))
-        run.compute(prompt + output)
-        step = max(TRACK_TOKENS // self.block_tokens, 1)
-        tracked = len(prompt + output) // step * step
-        if tracked > len(prompt):
-            run.extend((prompt + output)[:tracked])
-
-
-class _OutOfMemory(Exception):
-    """Nothing evictable is left: a scheduler would let the request wait."""
+    def _look_ahead(self, prompt: list[int]) -> None:
+        """What the scheduler does to the tree for a request that waits, before it matches it."""
+        cache = self.cache.cache
+        if cache.supports_fast_match_prefix():
+            self.cache.match(prompt)
+        elif self.passes % TOUCH_INTERVAL == 0:
+            cache.touch_prefix(self.cache.key(prompt))
+        self.passes += 1
 
 
-class _Run:
-    """One running request: its lock, its working states, its KV that the tree does not own yet."""
+class RequestRun:
+    """One running request: its lock, its working states, its KV that the tree does not own yet.
 
-    def __init__(self, cache: CpuCache, matched: Any) -> None:
-        self._cache = cache
-        self.depth = int(matched.device_prefix_len)
-        self._node = matched.last_device_node
-        self._lock = cache.cache.lock(self._node)
+    ``next_chunk`` and ``finish_chunk`` alternate until no chunk is left, then comes ``decode``;
+    ``finish`` ends it at any point. Depths and lengths without a unit are in blocks.
+    """
+
+    def __init__(
+        self, replay: Replay, request: Request, prompt: list[int], output: list[int]
+    ) -> None:
+        self.request = request
+        self._replay, self._cache = replay, replay.cache
+        self._prompt, self._tokens = prompt, prompt + output
+        self._chain = chain_hashes(self._tokens)
         self._kv = torch.empty(0, dtype=torch.int64)
         self._states: list[torch.Tensor] = []
-        self._started = False
+        # The last token of a prompt is always computed, so its block cannot hit.
+        whole = (request.input_length - 1) // replay.block_tokens
+        matched, self._lookup = self._match(prompt[:whole])
+        self.depth = self._computed = int(matched.device_prefix_len)
+        self._node = matched.last_device_node
+        self._lock = self._cache.cache.lock(self._node)
+        lost = replay.ledger.look_up(
+            self._chain[:whole], self.depth, max(matched.full_kv_hit_length, self.depth)
+        )
+        self.served = Served(
+            request.input_length, self.depth * replay.block_tokens, served=True, lost=lost
+        )
+        self._chunks = self._plan(matched.mamba_branching_seqlen)
 
-    def compute(self, tokens: list[int]) -> None:
-        """Hold KV for all of ``tokens``, and working states."""
-        while len(self._states) < WORKING_STATES:
-            state = self._cache.alloc_state()
-            if state is None:
-                raise _OutOfMemory
-            self._states.append(state)
-        missing = len(tokens) - self.depth - len(self._kv)
+    # -- what a scheduler asks before it starts a request
+
+    @property
+    def kv_missing(self) -> int:
+        """KV that it has yet to allocate until it ends."""
+        return len(self._tokens) - self.depth - len(self._kv)
+
+    @property
+    def states_missing(self) -> int:
+        """Working states that it has yet to allocate."""
+        return self._replay.working_states - len(self._states)
+
+    @property
+    def has_chunks(self) -> bool:
+        """Some of the prompt is still to be prefilled."""
+        return bool(self._chunks)
+
+    # -- its life
+
+    def next_chunk(self) -> tuple[int, int] | None:
+        """Allocate what the next prefill chunk needs.
+
+        Returns:
+            The tokens that the chunk computes, from and to; ``None`` after the last chunk.
+
+        Raises:
+            OutOfMemory: nothing evictable is left.
+        """
+        if not self._chunks:
+            return None
+        end, _ = self._chunks[0]
+        self._hold(end)
+        block = self._replay.block_tokens
+        last = len(self._chunks) == 1
+        return self._computed * block, self.request.input_length if last else end * block
+
+    def finish_chunk(self) -> None:
+        """The chunk was computed: its state enters the tree."""
+        end, state_at = self._chunks.popleft()
+        if state_at is not None:
+            ends = not self._chunks and self.request.output_length <= 1
+            # Only a request that goes on needs another slot for the one that it gives away.
+            self._donate(state_at, self._states.pop() if ends else self._cache.alloc_state())
+        self._note_computed(end)
+
+    def decode(self) -> None:
+        """Hold KV for the whole output, which comes token by token.
+
+        Raises:
+            OutOfMemory: nothing evictable is left.
+        """
+        while self.kv_missing > 0:
+            free = max(int(self._cache.allocator.available_size()), 1)
+            self._hold(len(self._tokens) - self.kv_missing + min(free, self.kv_missing))
+        self._note_computed(len(self._tokens))
+
+    def finish(self) -> None:
+        """Give the last decode interval to the tree, and back what the tree does not own."""
+        step = max(TRACK_TOKENS // self._replay.block_tokens, 1)
+        tracked = len(self._tokens) // step * step
+        if self._computed >= tracked > len(self._prompt):
+            self._donate(tracked, self._states.pop())
+        if self._lookup is not None and self.served.served:
+            self._cache.cache.count_request(self._lookup)
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Give back everything that the tree does not own, uncounted."""
+        self._cache.cache.unlock(self._lock)
+        if len(self._kv):
+            self._cache.allocator.free(self._kv)
+        for state in self._states:
+            self._cache.requests.mamba_allocator.free(state)
+
+    # -- internals
+
+    def _match(self, tokens: list[int]) -> tuple[Any, Any]:
+        if not hasattr(self._cache.cache, "marconi_state"):
+            return self._cache.match(tokens), None
+        blocks = range(-(-self.request.input_length // self._replay.block_tokens))
+        lookup = SimpleNamespace(kv=ReqKvInfo(), rid="", session=None, origin_input_ids=blocks)
+        return self._cache.match(tokens, req=lookup), lookup
+
+    def _plan(self, branch: int | None) -> deque[tuple[int, int | None]]:
+        """End of each prefill chunk, and the depth of the one state that it gives to the tree.
+
+        A chunk shorter than the grid gives none. States lie on the grid from the chunk's start.
+        """
+        step = max(self._replay.chunk_tokens // self._replay.block_tokens, 1)
+        grid = max(GRID_TOKENS // self._replay.block_tokens, 1)
+        prompt = len(self._prompt)
+        chunks: deque[tuple[int, int | None]] = deque()
+        start = self.depth
+        for end in (*range(start + step, prompt, step), prompt):
+            state_at = None if end - start < grid else start + (end - start) // grid * grid
+            if state_at is not None and branch is not None and start < branch < end:
+                state_at = state_at if (branch - start) % grid else branch
+            chunks.append((end, state_at))
+            start = end
+        return chunks
+
+    def _note_computed(self, end: int) -> None:
+        self._replay.ledger.computed(self._chain[self._computed : end])
+        self._computed = end
+
+    def _hold(self, end: int) -> None:
+        if self.states_missing and self.depth:
+            # The matched state is copied before the other slots are sought.
+            self._hold_states(1)
+        if self.states_missing:
+            self._hold_states(self.states_missing)
+        missing = end - self.depth - len(self._kv)
         if missing > 0:
             fresh = self._cache.alloc_kv(missing)
             if fresh is None:
-                raise _OutOfMemory
+                raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
 
-    def extend(self, tokens: list[int]) -> None:
-        """Compute ``tokens`` and give them to the tree with a state at their end."""
-        if len(tokens) <= self.depth:
-            return
-        self.compute(tokens)
-        state = self._cache.alloc_state()
+    def _hold_states(self, count: int) -> None:
+        slots = self._cache.alloc_state(count)
+        if slots is None:
+            raise OutOfMemory
+        self._states += [slots[place : place + 1] for place in range(count)]
+
+    def _donate(self, end: int, state: torch.Tensor | None) -> None:
+        """Give the tree the KV of all blocks before ``end`` with ``state``, if there is one."""
         if state is None:
-            raise _OutOfMemory
+            return
         cache = self._cache.cache
-        given = len(tokens) - self.depth
+        given = end - self.depth
         held = cache.path_device_indices(self._node)[: self.depth]
         result = cache.insert(
             InsertParams(
-                key=self._cache.key(tokens),
+                key=self._cache.key(self._tokens[:end]),
                 value=torch.cat([held, self._kv[:given]]),
                 mamba_value=state,
                 prev_prefix_len=self.depth,
@@ -166,12 +312,5 @@ class _Run:
         cache.unlock(self._lock)
         self._node = result.last_device_node
         self._lock = cache.lock(self._node)
-        self.depth = len(tokens)
-
-    def release(self) -> None:
-        """Give back everything that the tree does not own."""
-        self._cache.cache.unlock(self._lock)
-        if len(self._kv):
-            self._cache.allocator.free(self._kv)
-        for state in self._states:
-            self._cache.requests.mamba_allocator.free(state)
+        self.depth = end
+        self._replay.ledger.admitted(self._chain[end - 1])

@@ -1,11 +1,12 @@
 """What would a policy have saved on a trace with this much memory? Asked of the product's cache.
 
-    python benchmark/marconi/simulate.py --trace FILE... --policy lru,server:2:0.5 \\
+    python benchmark/marconi/simulate.py --trace FILE... --policy lru,server:2:0.5,clairvoyant \\
         --model Qwen3-Next-80B-A3B-Instruct --memory-gib 13
 
-Policies: ``lru`` (stock, Rust core), ``server:N`` or ``server:2:ALPHA`` (exactly what the server
-runs under ``--marconi-evict-policy N``), ``marconi:ALPHA`` (the same as ``server:2:ALPHA``) and
-``marconi-state:ALPHA`` (state pool only). One JSON row a run.
+One JSON row a run. Sizes: --kv-tokens with --state-slots, --memory-gib (any number of them), or
+--capacity starved,middle,ample, found for each trace by stock LRU's own result. With --out a sweep
+that was interrupted goes on where it stopped. --engine paper simulates the paper's world instead:
+one byte budget, policies vllm+, sglang+, marconi, marconi:ALPHA.
 """
 
 from __future__ import annotations
@@ -13,155 +14,156 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from cpu_cache import CpuCache, server_context
-from replay_cache import BlockCost, Replay
-from sglang.srt.marconi_utils import ModelCost, cost_by_name, cost_from_config
-from tqdm import tqdm
+from lab.capacity import CAPACITIES, find_capacities
+from lab.costs import DEFAULT_RATIO
+from lab.run import check_spec
+from lab.service import ServiceTimes
+from lab.spec import RunSpec, with_memory
+from lab.sweep import BACKENDS, connect, sweep
+from policies import policy_help
 from traces import read_trace
 
-DEFAULT_RATIO = 0.9
 
-
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows; 1 where a run failed."""
     options = parse_arguments(argv)
-    torch.set_num_threads(1)
-    cost = load_cost(options.model)
-    kv_tokens, state_slots = pool_sizes(options, cost)
-    for trace in options.trace:
-        for policy in options.policy.split(","):
-            row = simulate(trace, policy, cost, kv_tokens, state_slots, options)
-            line = json.dumps(row)
-            print(line, flush=True)
-            if options.out is not None:
-                with options.out.open("a") as out:
-                    out.write(line + "\n")
+    try:
+        specs = list(plan(options))
+        for spec in specs:
+            check_spec(spec)
+        connect(options.backend, options.cluster)
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"simulate.py: {error}")
+    finished = 0
+    for row in sweep(specs, jobs=options.jobs, backend=options.backend, out=options.out):
+        print(json.dumps(row), flush=True)
+        finished += 1
+    return int(finished < len({spec.key() for spec in specs}))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog="policies:\n" + policy_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--trace", type=Path, nargs="+", required=True)
-    parser.add_argument("--policy", default="lru,server:2", help="comma-separated")
-    parser.add_argument("--model", required=True, help="a known name, or a config.json")
-    parser.add_argument("--kv-tokens", type=int, help="KV pool, in tokens")
-    parser.add_argument("--state-slots", type=int, help="state pool, in states")
-    parser.add_argument("--memory-gib", type=float, help="both pools together, in GiB")
-    parser.add_argument("--mamba-full-memory-ratio", type=float, default=DEFAULT_RATIO)
-    parser.add_argument("--block", type=int, default=64, help="tokens a block of the trace")
-    parser.add_argument("--limit", type=int, help="only so many requests")
-    parser.add_argument("--out", type=Path, help="append rows to this file too")
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--trace", nargs="+", required=True, help="files, see README for formats")
+    what.add_argument("--format", default="auto", help="of the traces; by default found out")
+    what.add_argument("--block", type=int, help="tokens a block; default: the format's own")
+    what.add_argument("--tokenizer", help="of Hugging Face, for traces that hold text")
+    what.add_argument(
+        "--errors", choices=("skip", "fail"), default="skip", help="what a corrupt line does"
+    )
+    what.add_argument("--limit", type=int, help="only so many requests")
+    what.add_argument("--policy", default="lru,server:2", help="comma-separated, see below")
+    what.add_argument("--model", required=True, help="a known name, or a config.json")
+    what.add_argument("--engine", choices=("sglang", "paper"), default="sglang")
+    what.add_argument("--paper-mode", choices=("corrected", "as_published"), default="corrected")
+    what.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
+
+    memory = parser.add_argument_group("memory")
+    memory.add_argument("--kv-tokens", type=int, help="KV pool, in tokens")
+    memory.add_argument("--state-slots", type=int, help="state pool, in states")
+    memory.add_argument("--memory-gib", help="both pools together, in GiB; comma-separated")
+    memory.add_argument("--capacity", help=f"of {', '.join(CAPACITIES)}; comma-separated")
+    memory.add_argument("--mamba-full-memory-ratio", type=float, default=DEFAULT_RATIO)
+
+    server = parser.add_argument_group("the simulated server")
+    server.add_argument("--admission", default="sglang", help="which states enter the cache")
+    server.add_argument(
+        "--concurrency",
+        type=int,
+        help="requests at a time, by the trace's clock; default: one, in order",
+    )
+    server.add_argument("--speed", type=float, default=1.0, help="the trace's clock runs faster")
+    server.add_argument("--prefill-tflops", type=float, default=400.0, help="TFLOP/s sustained")
+    server.add_argument("--decode-ms-per-token", type=float, default=20.0)
+
+    runs = parser.add_argument_group("how to run")
+    runs.add_argument("--jobs", type=int, default=1, help="runs at a time; -1: one a core")
+    runs.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib")
+    runs.add_argument("--cluster", help="address of a Dask or Ray cluster; default: a local one")
+    runs.add_argument("--out", type=Path, help="append rows to this file, skip those it has")
+    runs.add_argument("--cache", type=Path, default=Path(".cache/lab"), help="found capacities")
     return parser.parse_args(argv)
 
 
-def load_cost(model: str) -> ModelCost:
-    """A model's cost by name, or from a ``config.json``."""
-    path = Path(model)
-    if path.is_file():
-        return cost_from_config(json.loads(path.read_text()), name=path.stem)
-    return cost_by_name(model)
-
-
-def pool_sizes(options: argparse.Namespace, cost: ModelCost) -> tuple[int, int]:
-    """Tokens and states, as given, or from a budget in bytes split by SGLang's ratio.
+def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
+    """The runs that the options ask for, trace by trace.
 
     Raises:
-        SystemExit: neither pool sizes nor a budget were given.
+        ValueError: options that are missing or contradict each other.
     """
+    for trace in options.trace:
+        base = RunSpec(
+            trace=trace,
+            policy="",
+            model=options.model,
+            kv_tokens=0,
+            state_slots=0,
+            engine=options.engine,
+            format=options.format,
+            block=_block(trace, options),
+            tokenizer=options.tokenizer,
+            errors=options.errors,
+            admission=options.admission,
+            concurrency=options.concurrency,
+            service=ServiceTimes(
+                options.prefill_tflops * 1e12, options.decode_ms_per_token / 1000, options.speed
+            ),
+            limit=options.limit,
+            paper_mode=options.paper_mode,
+            labels=dict(map(_label, options.label)),
+        )
+        for sized in _sizes(base, options):
+            for policy in options.policy.split(","):
+                yield replace(sized, policy=policy)
+
+
+def _block(trace: str, options: argparse.Namespace) -> int:
+    reader = read_trace(
+        Path(trace), format=options.format, block=options.block, tokenizer=options.tokenizer
+    )
+    return reader.block
+
+
+def _sizes(base: RunSpec, options: argparse.Namespace) -> Iterator[RunSpec]:
+    ratio = options.mamba_full_memory_ratio
+    pools = (options.kv_tokens, options.state_slots)
+    given = (options.memory_gib, options.capacity, None if pools == (None, None) else pools)
+    if sum(option is not None for option in given) != 1 or None in (given[2] or ()):
+        raise ValueError(
+            "allowed is one of --memory-gib, --capacity, or --kv-tokens with --state-slots; "
+            f"given are {', '.join(map(str, given))}"
+        )
     if options.memory_gib is not None:
-        budget = options.memory_gib * 2**30
-        kv_bytes = budget / (1 + options.mamba_full_memory_ratio)
-        return (
-            int(kv_bytes / cost.kv_bytes_per_token),
-            int((budget - kv_bytes) / cost.state_bytes),
-        )
-    if options.kv_tokens is None or options.state_slots is None:
-        sys.exit("give --memory-gib, or both --kv-tokens and --state-slots")
-    return options.kv_tokens, options.state_slots
+        for gib in options.memory_gib.split(","):
+            yield with_memory(base, float(gib), ratio)
+    elif options.capacity is not None:
+        names = options.capacity.split(",")
+        unknown = sorted(set(names) - set(CAPACITIES))
+        if unknown:
+            raise ValueError(f"--capacity is {unknown[0]!r}; allowed are {', '.join(CAPACITIES)}")
+        for name, gib in find_capacities(base, names, options.cache).items():
+            yield replace(with_memory(base, gib, ratio), capacity=name)
+    else:
+        yield replace(base, kv_tokens=options.kv_tokens, state_slots=options.state_slots)
 
 
-def cache_arguments(policy: str) -> dict[str, Any]:
-    """Arguments of :class:`CpuCache` for a policy's name.
-
-    Raises:
-        SystemExit: an unknown policy.
-    """
-    name, _, rest = policy.partition(":")
-    if policy == "lru":
-        return {"core": "rust"}
-    if name in ("marconi", "marconi-state"):
-        pools = "state" if name == "marconi-state" else "both"
-        return {
-            "policy": 2,
-            "options": {"marconi_eff_weight": rest or 0.5, "marconi_evict_pools": pools},
-        }
-    if name == "server":
-        number, _, weight = rest.partition(":")
-        return {"policy": int(number), "options": {"marconi_eff_weight": weight} if weight else {}}
-    sys.exit(f"--policy is {policy!r}; allowed are lru, server:N[:ALPHA], marconi[-state]:ALPHA")
-
-
-def simulate(
-    trace: Path,
-    policy: str,
-    cost: ModelCost,
-    kv_tokens: int,
-    state_slots: int,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """One run, as a row of the results."""
-    block = options.block
-    started = time.perf_counter()
-    totals = {"requests": 0, "hits": 0, "input": 0, "hit": 0, "unserved": 0}
-    saved = needed = 0
-    with server_context(chunk=1):
-        cache = CpuCache(
-            kv_tokens=kv_tokens // block,
-            state_slots=state_slots,
-            cost=BlockCost(cost, block),
-            **cache_arguments(policy),
-        )
-        replay = Replay(cache, block)
-        requests = read_trace(trace, limit=options.limit)
-        for request in tqdm(requests, desc=f"{trace.name} {policy}", unit="request", mininterval=2):
-            served = replay.serve(request)
-            totals["requests"] += 1
-            totals["hits"] += served.hit_tokens > 0
-            totals["input"] += served.input_tokens
-            totals["hit"] += served.hit_tokens
-            totals["unserved"] += not served.served
-            saved += cost.flops(served.hit_tokens)
-            needed += cost.flops(served.input_tokens)
-        cache.cache.sanity_check()
-    stats = getattr(cache.cache, "stats", None)
-    lost = {} if stats is None else {reason: n * block for reason, n in stats.lost_tokens.items()}
-    return {
-        "trace": trace.name,
-        "policy": policy,
-        "model": cost.name,
-        "kv_tokens": kv_tokens,
-        "state_slots": state_slots,
-        "admission": "sglang",
-        "requests": totals["requests"],
-        "unserved": totals["unserved"],
-        "input_tokens": totals["input"],
-        "token_hit_rate": totals["hit"] / max(totals["input"], 1),
-        "request_hit_rate": totals["hits"] / max(totals["requests"], 1),
-        "flops_saved": saved / max(needed, 1),
-        "lost_tokens": {
-            reason: lost.get(reason) for reason in ("state_evicted", "kv_evicted", "never_admitted")
-        },
-        "evictions": {} if stats is None else stats.as_dict()["victims"],
-        "fallbacks_to_lru": 0 if stats is None else stats.fallbacks.total(),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+def _label(text: str) -> tuple[str, str | float]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"--label is {text!r}; allowed is KEY=VALUE")
+    try:
+        return key, float(value)
+    except ValueError:
+        return key, value
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

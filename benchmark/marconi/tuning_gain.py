@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.costs import DEFAULT_RATIO, load_cost, split_memory
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy
@@ -28,7 +29,6 @@ from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended
 from sglang.srt.mem_cache.marconi.tuning.retrospect import Retrospect
 from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
-from simulate import load_cost, pool_sizes
 from traces import read_trace
 
 CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
@@ -48,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--trace", type=Path, nargs="+", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--kv-tokens", type=int)
-    parser.add_argument("--state-slots", type=int)
-    parser.add_argument("--memory-gib", type=float)
-    parser.add_argument("--mamba-full-memory-ratio", type=float, default=0.9)
+    parser.add_argument("--memory-gib", type=float, required=True)
+    parser.add_argument("--mamba-full-memory-ratio", type=float, default=DEFAULT_RATIO)
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--policy", default="2", help="2 or auto")
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--multiplier", type=float, default=5)
     options = parser.parse_args(argv)
     cost = load_cost(options.model)
-    kv_tokens, state_slots = pool_sizes(options, cost)
+    kv_tokens, state_slots = split_memory(options.memory_gib, options.mamba_full_memory_ratio, cost)
     shape = ShadowShape(
         options.block,
         kv_tokens // options.block,
@@ -87,7 +85,7 @@ def hashed(trace: Path, block: int, limit: int | None) -> list[Served]:
     """The requests of a trace; outputs it does not know are taken as never seen again."""
     hasher, fresh = BlockHasher(1), itertools.count(1 << 40)
     found = []
-    for run_id, request in enumerate(read_trace(trace, limit=limit)):
+    for run_id, request in enumerate(read_trace(trace, block=block, limit=limit)):
         prompt = list(request.prompt_ids[: request.input_length // block])
         count = (request.input_length + request.output_length) // block - len(prompt)
         output = list(request.output_ids[:count])

@@ -34,6 +34,7 @@ import requests
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE_VARIABLE = "SGLANG_MARCONI_CACHE"
 PORTS_VARIABLE = "SGLANG_MARCONI_PORTS"
+LAUNCHER = (sys.executable, "-m", "sglang.launch_server")
 # Enough for a loaded two-core machine; a server that fails does so long before.
 START_SECONDS = 300.0
 LOG_TAIL_LINES = 60
@@ -128,6 +129,7 @@ def launch_server(
     log_path: Path | None = None,
     timeout: float = START_SECONDS,
     defaults: Sequence[str] = SMALL_POOLS,
+    launcher: Sequence[str] = LAUNCHER,
 ) -> Iterator[Server]:
     """Run `python -m sglang.launch_server` on a free port until the block ends.
 
@@ -137,7 +139,7 @@ def launch_server(
     """
     port = free_port()
     command = (
-        *(sys.executable, "-m", "sglang.launch_server"),
+        *launcher,
         *("--model-path", str(model), "--host", "127.0.0.1", "--port", str(port)),
         *defaults,
         *arguments,

@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sglang.srt.mem_cache.marconi.candidates import ScannedCandidates
+from scanned_candidates import ScannedCandidates
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import POLICIES, MarconiPolicy, create_policy
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool

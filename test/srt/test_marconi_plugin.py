@@ -175,7 +175,7 @@ def test_a_model_without_recurrent_state_is_refused(tmp_path, model):
 
 
 def test_an_architecture_without_cost_model_is_refused_by_policy_2_only(model, monkeypatch):
-    import sglang.srt.mem_cache.mamba_radix_setup as setup
+    import sglang.srt.mem_cache.marconi.setup as setup
     from sglang.srt.marconi_utils import UnknownArchitectureError
 
     def unknown(config):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import simulate
-from cpu_cache import CpuCache, server_context
+from cpu_cache import EXAMPLE_COST, CpuCache, server_context
+from lab.costs import load_cost, split_memory
+from lab.totals import Totals
 from replay_cache import Replay
 from traces import Request, TraceError, read_trace
 
@@ -81,6 +83,8 @@ def test_a_row_a_run_and_policy_1_is_stock_lru(trace, capsys, tmp_path):
     assert sum(one["evictions"].values()) > 50 and one["unserved"] == 0
     assert all(row["fallbacks_to_lru"] == 0 for row in result)
     assert sum(one["lost_tokens"].values()) > 0
+    assert len({row["token_hit_rate_bound"] for row in result}) == 1
+    assert all(row["token_hit_rate"] < row["token_hit_rate_bound"] for row in result)
 
 
 def test_with_room_for_all_every_repeated_block_of_a_state_hits(trace, capsys):
@@ -92,13 +96,33 @@ def test_with_room_for_all_every_repeated_block_of_a_state_hits(trace, capsys):
 
 
 def test_budget_is_split_by_the_ratio():
-    cost = simulate.load_cost("Qwen3-Next-80B-A3B-Instruct")
-    options = simulate.parse_arguments(
-        ["--trace", "t", "--model", "m", "--memory-gib", "10", "--mamba-full-memory-ratio", "1"]
-    )
-    kv_tokens, states = simulate.pool_sizes(options, cost)
+    cost = load_cost("Qwen3-Next-80B-A3B-Instruct")
+    kv_tokens, states = split_memory(10, 1, cost)
     assert kv_tokens * cost.kv_bytes_per_token == pytest.approx(5 * 2**30, rel=1e-3)
     assert states * cost.state_bytes == pytest.approx(5 * 2**30, rel=0.02)
+
+
+def losses(requests, **pools) -> tuple[dict[str, int], dict[str, int]]:
+    """Lost blocks as the lab explains them, and as the server's own counters do."""
+    with server_context(chunk=1):
+        cache = CpuCache(1, **pools)
+        replay = Replay(cache, 64)
+        totals = Totals(EXAMPLE_COST, 1)
+        for request in requests:
+            totals.add(replay.serve(request))
+        return totals.lost, cache.cache.stats.as_dict()["lost_tokens"]
+
+
+def test_losses_of_the_lab_are_those_that_the_server_counts(trace):
+    ours, counted = losses(read_trace(trace), kv_tokens=700, state_slots=12)
+    assert ours["kv_evicted"] == counted["kv_evicted"] > 0
+    # The server remembers 64 slots a hash, so a shorter end without a state escapes it.
+    assert ours["never_admitted"] >= counted["never_admitted"]
+
+    turns = [range(20), range(40), range(200, 210), [*range(20), 99, 100]]
+    few_states = [Request(0, None, 64 * len(ids), 2, tuple(ids), ()) for ids in turns]
+    ours, counted = losses(few_states, kv_tokens=100, state_slots=5)
+    assert ours == {"state_evicted": 20, "kv_evicted": 0, "never_admitted": 0} == counted
 
 
 @pytest.mark.parametrize("policy", [None, 1, 2])

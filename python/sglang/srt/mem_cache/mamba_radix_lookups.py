@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView, state_survives
+from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
 from sglang.srt.mem_cache.marconi.ghosts import Ghosts, PrefixDigest, extend, root_digest
 from sglang.srt.mem_cache.marconi.stats import Lookup
-
-if TYPE_CHECKING:
-    from sglang.srt.mem_cache.unified_cache.unified_tree_core import (
-        UnifiedTreeCore,
-        UnifiedTreeNode,
-    )
+from sglang.srt.mem_cache.marconi.tree import TreeReader
 
 
 class MambaRadixLookups:
@@ -24,9 +19,13 @@ class MambaRadixLookups:
 
     def __init__(self, view: MambaRadixView) -> None:
         self._view = view
+        self._tree: TreeReader | None = None
         self._ghosts = Ghosts()
         self._had_state: set[int] = set()
         self._digests: dict[int, PrefixDigest] = {}
+
+    def attach(self, tree: TreeReader) -> None:
+        self._tree = tree
 
     def clear(self) -> None:
         """The tree was emptied on purpose: what it held is not lost to eviction."""
@@ -34,43 +33,38 @@ class MambaRadixLookups:
         self._had_state.clear()
         self._digests.clear()
 
-    def state_created(self, node: UnifiedTreeNode) -> None:
+    def state_created(self, node: Any) -> None:
         """A state was put at the end of ``node``."""
         self._had_state.add(node.id)
 
-    def prefix_deleted(self, node: UnifiedTreeNode) -> None:
+    def prefix_deleted(self, node: Any) -> None:
         """``node`` is about to leave the tree."""
         self._ghosts.add(
             self._digest(node.parent, node.key),
-            node.key.raw_token_ids(),
+            self._reader().tokens_of(node.key),
             node.id in self._had_state,
         )
         self._had_state.discard(node.id)
         self._digests.pop(node.id, None)
 
-    def note(self, core: UnifiedTreeCore, params: Any, result: Any) -> None:
+    def note(self, req: Any, key: Any, *, hit: int, kv_alive: int, last: Any) -> None:
         """Keep on the request where its prompt stands in a match.
 
         Args:
-            params: the match's ``MatchPrefixParams``, with a request.
-            result: its ``MatchResult``.
+            req: the request, of which nothing but ``origin_input_ids`` is read.
+            key: what was looked up.
+            hit: tokens from the root to the state that the request resumes from.
+            kv_alive: tokens of ``key`` whose KV is cached, at least ``hit``.
+            last: the node where they end.
         """
-        req = params.req
         if getattr(req, "marconi_counted", False):
             return
-        # With a host tier, KV between the last state on the device and the state that is loaded
-        # back can lie on either side: only the node says how deep the request resumes.
-        hit = self._view.depth(core.node_by_id(result.best_match_node))
-        kv_alive = max(result.full_kv_hit_length, hit)
-        last = core.root_node
-        if result.last_visited_node_id is not None:
-            last = core.node_by_id(result.last_visited_node_id)
         deepest_state, deepest_kv = self._deepest_lost_state(last, hit), kv_alive
         state_kv_alive = True
-        if len(self._ghosts) and kv_alive < len(params.key):
-            alive = self._digest(last, params.key)
+        if len(self._ghosts) and kv_alive < len(key):
+            alive = self._digest(last, key)
             if alive.length == kv_alive:
-                ghost = self._ghosts.look_up(alive, params.key.raw_token_ids()[kv_alive:])
+                ghost = self._ghosts.look_up(alive, self._reader().tokens_of(key)[kv_alive:])
                 deepest_kv = max(deepest_kv, ghost.kv_depth)
                 if ghost.state_depth > deepest_state:
                     deepest_state, state_kv_alive = ghost.state_depth, False
@@ -87,28 +81,32 @@ class MambaRadixLookups:
         req.marconi_counted = True
         return lookup
 
-    def _deepest_lost_state(self, node: UnifiedTreeNode, hit: int) -> int:
+    def _reader(self) -> TreeReader:
+        assert self._tree is not None
+        return self._tree
+
+    def _deepest_lost_state(self, node: Any, hit: int) -> int:
         """Depth of the deepest evicted state on the path to ``node``, ``hit`` if none is deeper."""
         while node.parent is not None:
             depth = self._view.depth(node)
             if depth <= hit:
                 break
-            if node.id in self._had_state and not state_survives(node):
+            if node.id in self._had_state and not self._reader().state_survives(node):
                 return depth
             node = node.parent
         return hit
 
-    def _digest(self, node: UnifiedTreeNode, key: Any) -> PrefixDigest:
+    def _digest(self, node: Any, key: Any) -> PrefixDigest:
         """Of the path from the root to the end of ``node``, in the namespace of ``key``."""
         chain = []
         while node.parent is not None and node.id not in self._digests:
             chain.append(node)
             node = node.parent
         if node.parent is None:
-            digest = root_digest(f"{key.extra_key or ''}\0{key.cache_salt or ''}")
+            digest = root_digest(self._reader().namespace_of(key))
         else:
             digest = self._digests[node.id]
         for node in reversed(chain):
-            digest, _ = extend(digest, node.key.raw_token_ids())
+            digest, _ = extend(digest, self._reader().tokens_of(node.key))
             self._digests[node.id] = digest
         return digest

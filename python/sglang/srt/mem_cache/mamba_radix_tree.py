@@ -6,7 +6,7 @@ policy must know, or points the stock eviction step at the policy's victim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.marconi.prefix import Pool
@@ -33,7 +33,7 @@ class MambaRadixTreeCore(UnifiedTreeCore):
 
     def __init__(self, params: CacheInitParams, components: dict[ComponentType, Any]) -> None:
         self.cache: MambaRadixCache = components[ComponentType.MAMBA].cache
-        self.cache.view.attach(self)
+        self.cache.attach_tree(self)
         super().__init__(params, components)
 
     def reset(self) -> None:
@@ -51,6 +51,33 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
         self.cache.view.tick()
         super().evict_device_start(component_type, request_cnt)
+
+    # -- answers to the view and the lookups
+
+    def holds_state(self, node: UnifiedTreeNode) -> bool:
+        return node.component_data[ComponentType.MAMBA].value is not None
+
+    def state_survives(self, node: UnifiedTreeNode) -> bool:
+        """The state lies on the device or, with HiCache, on the host."""
+        state = node.component_data[ComponentType.MAMBA]
+        return state.value is not None or state.host_value is not None
+
+    def state_is_locked(self, node: UnifiedTreeNode) -> bool:
+        return bool(node.component_data[ComponentType.MAMBA].lock_ref > 0)
+
+    def is_evictable_leaf(self, node: UnifiedTreeNode) -> bool:
+        return node in self.evictable_device_leaves
+
+    @staticmethod
+    def tokens_of(key: Any) -> Sequence[int]:
+        tokens: Sequence[int] = key.raw_token_ids()
+        return tokens
+
+    @staticmethod
+    def namespace_of(key: Any) -> str:
+        return f"{key.extra_key or ''}\0{key.cache_salt or ''}"
+
+    # -- events
 
     def set_component_device_value(
         self, node_id: int, component_type: ComponentType, value: Any

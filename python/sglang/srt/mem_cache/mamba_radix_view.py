@@ -1,19 +1,13 @@
-"""Keeps what a policy knows of the tree in step with SGLang 0.5.23's Python tree core."""
+"""Keeps what a policy knows of the tree in step with the radix tree of a base."""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import Any
 
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
-
-if TYPE_CHECKING:
-    from sglang.srt.mem_cache.unified_cache.unified_tree_core import (
-        UnifiedTreeCore,
-        UnifiedTreeNode,
-    )
+from sglang.srt.mem_cache.marconi.tree import TreeReader
 
 
 class MambaRadixView:
@@ -31,9 +25,9 @@ class MambaRadixView:
     def __init__(self, policy: EvictionPolicy) -> None:
         self.policy = policy
         self.now = 0
-        self._core: UnifiedTreeCore | None = None
+        self._tree: TreeReader | None = None
         self._prefixes: dict[int, CachedPrefix] = {}
-        self._marked: dict[int, UnifiedTreeNode] = {}
+        self._marked: dict[int, Any] = {}
         self._depths: dict[int, int] = {}
         self._last_access: dict[int, int] = {}
         self._child_counts: dict[int, int] = {}
@@ -45,8 +39,8 @@ class MambaRadixView:
 
     # -- life cycle
 
-    def attach(self, core: UnifiedTreeCore) -> None:
-        self._core = core
+    def attach(self, tree: TreeReader) -> None:
+        self._tree = tree
 
     def clear(self) -> None:
         """Forget all prefixes; the clock goes on."""
@@ -75,36 +69,36 @@ class MambaRadixView:
 
     # -- events of the tree
 
-    def changed(self, node: UnifiedTreeNode) -> None:
+    def changed(self, node: Any) -> None:
         """Children, locks, leaf-ness or data of ``node`` may have changed."""
         if node.parent is not None:
             self._marked[node.id] = node
 
-    def state_came_or_went(self, node: UnifiedTreeNode) -> None:
+    def state_came_or_went(self, node: Any) -> None:
         self.changed(node)
         self._mark_down_to_states(node)
 
-    def leaf_sets_updated(self, node: UnifiedTreeNode) -> None:
+    def leaf_sets_updated(self, node: Any) -> None:
         """The core looked again at whether ``node`` is an evictable leaf."""
-        assert self._core is not None
+        assert self._tree is not None
         if node.parent is None:
             return
         children = len(node.children)
         before = self._child_counts.get(node.id, 0)
         prefix = self._prefixes.get(node.id)
-        is_leaf = node in self._core.evictable_device_leaves
+        is_leaf = self._tree.is_evictable_leaf(node)
         if children != before or is_leaf != (prefix is not None and prefix.is_leaf):
             self.changed(node)
         self._child_counts[node.id] = children
         if (before > 1) != (children > 1):
             self._mark_down_to_states(node)
 
-    def state_created(self, node: UnifiedTreeNode) -> None:
+    def state_created(self, node: Any) -> None:
         """A state was put at the end of ``node``, or put there again."""
         self._last_access[node.id] = self.now
         self.state_came_or_went(node)
 
-    def state_consumed(self, node: UnifiedTreeNode) -> None:
+    def state_consumed(self, node: Any) -> None:
         """A request resumes from the state of ``node``."""
         self._last_access[node.id] = self.now
         prefix = self._prefixes.get(node.id)
@@ -112,13 +106,13 @@ class MambaRadixView:
             prefix.last_access = self.now
             self.policy.on_hit(prefix, self.now)
 
-    def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
+    def split(self, upper: Any, lower: Any) -> None:
         """``upper`` was put between ``lower`` and its parent; the state, if any, stays below."""
         self._last_access[upper.id] = self._last_access.get(lower.id, self.now)
         self.changed(upper)
         self.changed(lower)
 
-    def removed(self, node: UnifiedTreeNode) -> None:
+    def removed(self, node: Any) -> None:
         """``node`` left the tree."""
         self._marked.pop(node.id, None)
         self._depths.pop(node.id, None)
@@ -130,7 +124,7 @@ class MambaRadixView:
 
     # -- answers
 
-    def depth(self, node: UnifiedTreeNode) -> int:
+    def depth(self, node: Any) -> int:
         """Tokens from the root to the end of ``node``; O(1) once known, for splits keep it."""
         chain = []
         while node.parent is not None and node.id not in self._depths:
@@ -148,19 +142,19 @@ class MambaRadixView:
         for node in marked.values():
             self._refresh_node(node)
 
-    def prefix(self, node: UnifiedTreeNode) -> CachedPrefix:
+    def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim."""
         return self._describe(node)
 
-    def victim(self, pool: Pool, excluding: Container[int] = ()) -> UnifiedTreeNode | None:
+    def victim(self, pool: Pool, excluding: Collection[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none."""
-        assert self._core is not None
+        assert self._tree is not None
         self.refresh()
         while True:
             prefix = self.policy.victim(pool, self.now, excluding)
             if prefix is None:
                 return None
-            node = self._core.node_by_id(prefix.id)
+            node = self._tree.node_by_id(prefix.id)
             if self._describe(node).may_leave(pool):
                 return node
             # A change that no event announced: take note of it and ask again. The policy drops
@@ -169,15 +163,16 @@ class MambaRadixView:
 
     # -- internals
 
-    def _mark_down_to_states(self, node: UnifiedTreeNode) -> None:
+    def _mark_down_to_states(self, node: Any) -> None:
+        assert self._tree is not None
         stack = list(node.children.values())
         while stack:
             child = stack.pop()
             self._marked[child.id] = child
-            if not state_survives(child):
+            if not self._tree.state_survives(child):
                 stack.extend(child.children.values())
 
-    def _refresh_node(self, node: UnifiedTreeNode) -> None:
+    def _refresh_node(self, node: Any) -> None:
         known = self._prefixes.get(node.id)
         fresh = self._describe(node)
         if not (fresh.has_state or fresh.is_leaf):
@@ -195,15 +190,15 @@ class MambaRadixView:
             setattr(known, name, getattr(fresh, name))
         self.policy.on_change(known)
 
-    def _describe(self, node: UnifiedTreeNode) -> CachedPrefix:
-        assert self._core is not None and node.parent is not None
+    def _describe(self, node: Any) -> CachedPrefix:
+        assert self._tree is not None and node.parent is not None
+        survives = self._tree.state_survives
         above = node.parent
-        while above.parent is not None and not state_survives(above) and len(above.children) <= 1:
+        while above.parent is not None and not survives(above) and len(above.children) <= 1:
             above = above.parent
         exclusive_from = self.depth(above)
-        while above.parent is not None and not state_survives(above):
+        while above.parent is not None and not survives(above):
             above = above.parent
-        state = node.component_data[ComponentType.MAMBA]
         known = self._prefixes.get(node.id)
         return CachedPrefix(
             id=node.id,
@@ -213,18 +208,18 @@ class MambaRadixView:
             exclusive_from=exclusive_from,
             reuse_from=self.depth(above),
             children=len(node.children),
-            has_state=state.value is not None,
-            is_leaf=node in self._core.evictable_device_leaves,
-            state_locked=state.lock_ref > 0,
+            has_state=self._tree.holds_state(node),
+            is_leaf=self._tree.is_evictable_leaf(node),
+            state_locked=self._tree.state_is_locked(node),
             last_access=self._last_access.setdefault(node.id, self.now),
         )
 
     def _check(self) -> None:
         """Compare with a description of the whole tree made from scratch; for tests."""
-        assert self._core is not None
+        assert self._tree is not None
         self.refresh()
         reachable = {}
-        stack = list(self._core.root_node.children.values())
+        stack = list(self._tree.root_node.children.values())
         while stack:
             node = stack.pop()
             reachable[node.id] = node
@@ -247,9 +242,3 @@ class MambaRadixView:
         check = getattr(self.policy, "_check", None)
         if check is not None:
             check()
-
-
-def state_survives(node: UnifiedTreeNode) -> bool:
-    """A request can resume here: the state lies on the device or, with HiCache, on the host."""
-    state = node.component_data[ComponentType.MAMBA]
-    return state.value is not None or state.host_value is not None

@@ -18,13 +18,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from sglang.srt.mem_cache.marconi.config import (
-    FLAGS,
-    MarconiConfig,
-    MarconiConfigError,
-    MarconiFlag,
-    check_value,
-)
+from sglang.srt.mem_cache.marconi import options
+from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfig, MarconiConfigError
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 logger = logging.getLogger(__name__)
@@ -57,42 +52,21 @@ class Hook:
 
 
 def add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("marconi")
-    for flag in FLAGS:
-        if flag.is_switch:
-            group.add_argument(
-                flag.flag, dest=flag.field, action="store_true", default=None, help=flag.help
-            )
-            continue
-        group.add_argument(
-            flag.flag,
-            dest=flag.field,
-            type=functools.partial(_parse, flag),
-            default=None,
-            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.metavar,
-            help=flag.help + ("" if flag.default is None else f" Default: {flag.default}."),
-        )
-
-
-def _parse(flag: MarconiFlag, text: str) -> Any:
-    try:
-        return check_value(flag, text)
-    except MarconiConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    options.add_cli_args(parser)
 
 
 def from_cli_args(original: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
-    options = {flag.field: getattr(args, flag.field, None) for flag in FLAGS}
-    return attach_options(original(cls, args), options)
+    given = {flag.field: getattr(args, flag.field, None) for flag in FLAGS}
+    return attach_options(original(cls, args), given)
 
 
-def attach_options(server_args: Any, options: dict[str, Any]) -> Any:
+def attach_options(server_args: Any, given: dict[str, Any]) -> Any:
     """Put checked Marconi options on a ServerArgs, which is returned.
 
     Raises:
         MarconiConfigError: a value is not allowed, or this SGLang cannot be wired.
     """
-    config = MarconiConfig.from_options(options)
+    config = MarconiConfig.from_options(given)
     if config is not None:
         _require_wiring()
         setattr(server_args, OPTIONS_ATTRIBUTE, config)
@@ -119,8 +93,8 @@ def accept_engine_keywords(*_: Any, **__: Any) -> None:
 
     @functools.wraps(make, updated=())
     def make_server_args(*args: Any, **kwargs: Any) -> Any:
-        options = {flag.field: kwargs.pop(flag.field, None) for flag in FLAGS}
-        return attach_options(make(*args, **kwargs), options)
+        given = {flag.field: kwargs.pop(flag.field, None) for flag in FLAGS}
+        return attach_options(make(*args, **kwargs), given)
 
     make_server_args.takes_marconi_options = True  # type: ignore[attr-defined]
     engine.server_args_class = staticmethod(make_server_args)
@@ -176,9 +150,9 @@ def check_server_args(_result: None, server_args: Any) -> None:
             f"{chosen} but the model {model_config.model_path!r} ({architectures}) has no "
             f"recurrent state; allowed are hybrid models (attention and recurrent layers)"
         )
-    from sglang.srt.mem_cache.mamba_radix_setup import model_cost
+    from sglang.srt.mem_cache.marconi.setup import model_cost
 
-    model_cost(model_config, config)
+    model_cost(model_config.hf_config, config)
 
 
 def _check_one_group(view: Any) -> None:
@@ -207,26 +181,16 @@ def create_unified_radix_cache(
     if config is None or ctx.params.disable or not ctx.is_hybrid_ssm:
         return original(ctx, cache_class=cache_class)
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
-    from sglang.srt.mem_cache.mamba_radix_setup import make_setup
+    from sglang.srt.mem_cache.mamba_radix_setup import setup_from_context
 
     if cache_class is not None:
         raise MarconiConfigError(
             f"--marconi-evict-policy is {config.marconi_evict_policy} but {cache_class.__name__} "
             f"is to be the radix cache; allowed is one of the two"
         )
-    setup = make_setup(ctx, config)
+    setup = setup_from_context(ctx, config)
     cache = original(ctx, cache_class=functools.partial(MambaRadixCache, setup=setup))
-    logger.info(
-        "Marconi is active: policy %s (%s), eff weight %s, savings %s, pools %s, cost model %s, "
-        "tree core %s",
-        config.marconi_evict_policy,
-        config.policy_name,
-        config.marconi_eff_weight,
-        config.marconi_savings,
-        config.marconi_evict_pools,
-        setup.description,
-        type(cache.tree_core).__name__,
-    )
+    logger.info(setup.announce(type(cache.tree_core).__name__))
     return cache
 
 

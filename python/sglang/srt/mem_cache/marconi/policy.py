@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
-from sglang.srt.mem_cache.marconi.candidates import ScannedCandidates
+from sglang.srt.mem_cache.marconi.candidates import Candidates
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import Savings, flop_efficiency
@@ -35,7 +35,7 @@ class EvictionPolicy(Protocol):
     def on_remove(self, prefix: CachedPrefix) -> None:
         """It is no longer cached."""
 
-    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
         """Whom to evict from ``pool``, or ``None`` when nothing evictable is left.
 
         Args:
@@ -56,7 +56,7 @@ class LruPolicy:
 
     def on_remove(self, prefix: CachedPrefix) -> None: ...
 
-    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
         return None
 
 
@@ -72,7 +72,7 @@ class MarconiPolicy:
         self.pools = pools
         self.eff_weight = eff_weight
         self._candidates = {
-            pool: ScannedCandidates(pool, partial(flop_efficiency, savings, pool=pool))
+            pool: Candidates(pool, partial(flop_efficiency, savings, pool=pool))
             for pool in Pool
             if pool in pools
         }
@@ -91,7 +91,7 @@ class MarconiPolicy:
         for candidates in self._candidates.values():
             candidates.discard(prefix)
 
-    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
         candidates = self._candidates.get(pool)
         return None if candidates is None else candidates.lowest(now, self.eff_weight, excluding)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 
 def recency(now: int, last_access: int) -> float:
@@ -11,7 +12,8 @@ def recency(now: int, last_access: int) -> float:
     A stamp is at least one tick old when a decision is made; a younger one counts as one tick, so
     that a decision never divides by zero.
     """
-    return 1.0 / max(now - last_access, 1)
+    age = now - last_access
+    return 1.0 / age if age > 1 else 1.0
 
 
 def bounds(values: Iterable[float]) -> tuple[float, float]:
@@ -32,27 +34,47 @@ def normalise(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low) if high > low else 1.0
 
 
+@dataclass(slots=True)
+class Utility:
+    """``S(n) = recency(n) + alpha * flop_efficiency(n)``, both normalised over the candidates.
+
+    It never falls as last access or efficiency rises, in floating point too: each step of the
+    arithmetic is rounded, and rounding keeps order.
+
+    Attributes:
+        now: logical tick of the decision.
+        eff_weight: alpha, finite and >= 0.
+        recency_low, recency_high: recencies of the candidates accessed first and last, in 1/ticks.
+        efficiency_low, efficiency_high: bounds of the candidates' FLOPs saved per byte.
+    """
+
+    now: int
+    eff_weight: float
+    recency_low: float
+    recency_high: float
+    efficiency_low: float
+    efficiency_high: float
+
+    def score(self, last_access: int, efficiency: float) -> float:
+        """In [0, 1 + alpha]; the lowest is evicted."""
+        return self.eff_weight * normalise(
+            efficiency, self.efficiency_low, self.efficiency_high
+        ) + normalise(recency(self.now, last_access), self.recency_low, self.recency_high)
+
+
 def utilities(
     last_accesses: Sequence[int], efficiencies: Sequence[float], now: int, eff_weight: float
 ) -> list[float]:
-    """``S(n) = recency(n) + alpha * flop_efficiency(n)``, both normalised over the candidates.
+    """The score of every candidate, in the order given.
 
     Args:
         last_accesses: logical tick of each candidate's last access.
         efficiencies: FLOPs saved per byte of each candidate.
         now: logical tick of the decision.
-        eff_weight: alpha, >= 0.
-
-    Returns:
-        One score a candidate, in the order given, each in [0, 1 + alpha]; the lowest is evicted.
+        eff_weight: alpha, finite and >= 0.
     """
     if not last_accesses:
         return []
-    recencies = [recency(now, last_access) for last_access in last_accesses]
-    recency_low, recency_high = bounds(recencies)
-    efficiency_low, efficiency_high = bounds(efficiencies)
-    return [
-        eff_weight * normalise(efficiency, efficiency_low, efficiency_high)
-        + normalise(age, recency_low, recency_high)
-        for efficiency, age in zip(efficiencies, recencies, strict=True)
-    ]
+    recency_bounds = bounds(recency(now, last_access) for last_access in last_accesses)
+    score = Utility(now, eff_weight, *recency_bounds, *bounds(efficiencies)).score
+    return [score(*candidate) for candidate in zip(last_accesses, efficiencies, strict=True)]

@@ -1,0 +1,190 @@
+"""How long does choosing a victim take as the cache grows? The index beside a scan.
+
+    python benchmark/marconi/candidates_speed.py
+
+A step is what a full cache sees at each request: one prefix is hit, one comes in, one victim is
+chosen and goes. What is hit is mostly recent; FLOPs saved per byte are those of prompts with
+log-normal lengths, in whole blocks of 64 tokens. The history begins 20 ticks a prefix back, so
+that old prefixes lie far apart. Times are of this process's CPU; ``worst`` is the slowest single
+step, ``k`` the mean number of candidates that no other one undercuts in both last access and
+efficiency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scanned_candidates import ScannedCandidates
+from sglang.srt.marconi_utils import cost_by_name
+from sglang.srt.mem_cache.marconi.candidates import Candidates
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.savings import SurvivingSavings, flop_efficiency
+
+BLOCK = 64
+MODEL = "Qwen3-Next-80B-A3B-Instruct"
+#: Beyond this a scan takes seconds a victim.
+LARGEST_SCAN = 10_000
+SCANNED_STEPS = 200
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prefixes", type=int, nargs="+", default=[10**n for n in range(3, 7)])
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--eff-weight", type=float, nargs="+", default=[0.5])
+    options = parser.parse_args(argv)
+    print(
+        "| prefixes | alpha | index, µs a step | of it the decision | worst, ms "
+        "| scan, µs a step | k | bytes a prefix |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for prefixes in options.prefixes:
+        for eff_weight in options.eff_weight:
+            print(measured(prefixes, eff_weight, options.steps).row(), flush=True)
+
+
+@dataclass
+class Measured:
+    """Figures of one size; times in µs a step, ``worst`` too."""
+
+    prefixes: int
+    eff_weight: float
+    step: float
+    decision: float
+    worst: float
+    scan: float | None
+    staircase: float
+    bytes: float
+
+    def row(self) -> str:
+        scan = "" if self.scan is None else f"{self.scan:,.0f}"
+        return (
+            f"| {self.prefixes:,} | {self.eff_weight:g} | {self.step:.1f} | {self.decision:.1f} "
+            f"| {self.worst / 1000:.2f} | {scan} | {self.staircase:.1f} | {self.bytes:,.0f} |"
+        )
+
+
+class History:
+    """A pool of constant size; prefixes enter, are hit, and leave as its candidates say."""
+
+    def __init__(self, prefixes: int, candidates: Candidates | ScannedCandidates) -> None:
+        self.candidates = candidates
+        self.rng = random.Random(prefixes)
+        self.next_id = 0
+        # Ages are log-uniform, as those of a cache that has been full for long.
+        oldest = 20 * prefixes
+        ages = sorted((int(oldest ** self.rng.random()) for _ in range(prefixes)), reverse=True)
+        self.now = oldest + 1
+        self.recent: list[CachedPrefix] = []
+        for age in ages:
+            self.insert(self.now - age)
+
+    def insert(self, last_access: int) -> CachedPrefix:
+        depth = 1 + min(int(self.rng.lognormvariate(3, 1.2)), 2000)
+        above = self.rng.randrange(depth)
+        prefix = CachedPrefix(
+            id=self.next_id,
+            order=self.next_id,
+            depth=depth * BLOCK,
+            segment_from=above * BLOCK,
+            exclusive_from=above * BLOCK,
+            reuse_from=above * BLOCK,
+            children=0,
+            has_state=True,
+            is_leaf=True,
+            state_locked=False,
+            last_access=last_access,
+        )
+        self.next_id += 1
+        self.candidates.put(prefix)
+        self.recent.append(prefix)
+        return prefix
+
+    def step(self, eff_weight: float) -> tuple[float, float]:
+        """Seconds of updates and of the decision; making up the requests is not counted."""
+        hit = self.recent[-1 - min(int(self.rng.paretovariate(0.5)), len(self.recent) - 1)]
+        self.now += 3
+        clock = time.process_time
+        before = clock()
+        if hit.has_state:
+            hit.last_access = self.now
+            self.candidates.put(hit)
+        updates = clock() - before
+        before = clock()
+        self.insert(self.now)
+        updates += clock() - before
+        before = clock()
+        victim = self.candidates.lowest(self.now + 1, eff_weight)
+        decision = clock() - before
+        assert victim is not None
+        before = clock()
+        self.candidates.discard(victim)
+        updates += clock() - before
+        victim.has_state = False
+        return updates, decision
+
+
+def price() -> Callable[[CachedPrefix], float]:
+    savings = SurvivingSavings(cost_by_name(MODEL))
+    return lambda prefix: flop_efficiency(savings, prefix, Pool.STATE)
+
+
+def measured(prefixes: int, eff_weight: float, steps: int) -> Measured:
+    indexed = Candidates(Pool.STATE, price())
+    history = History(prefixes, indexed)
+    gc.collect()
+    times = [history.step(eff_weight) for _ in range(steps)]
+    scan = None
+    if prefixes <= LARGEST_SCAN:
+        scanned = History(prefixes, ScannedCandidates(Pool.STATE, price()))
+        scan = statistics.fmean(sum(scanned.step(eff_weight)) for _ in range(SCANNED_STEPS)) * 1e6
+    steps_of_staircase = []
+    for _ in range(5):
+        steps_of_staircase.append(staircase(indexed, price()))
+        for _ in range(20):
+            history.step(eff_weight)
+    return Measured(
+        prefixes,
+        eff_weight,
+        step=statistics.fmean(map(sum, times)) * 1e6,
+        decision=statistics.fmean(decision for _, decision in times) * 1e6,
+        worst=max(map(sum, times)) * 1e6,
+        scan=scan,
+        staircase=statistics.fmean(steps_of_staircase),
+        bytes=memory(list(indexed)) / prefixes,
+    )
+
+
+def staircase(candidates: Candidates, efficiency: Callable[[CachedPrefix], float]) -> int:
+    """Candidates that no other one undercuts in both coordinates; equal ones count once."""
+    length, lowest = 0, float("inf")
+    for _, low in sorted((p.last_access, efficiency(p)) for p in candidates):
+        if low < lowest:
+            length, lowest = length + 1, low
+    return length
+
+
+def memory(prefixes: list[CachedPrefix]) -> int:
+    """Bytes that an index of ``prefixes`` takes, the prefixes themselves not counted."""
+    efficiency = price()
+    gc.collect()
+    tracemalloc.start()
+    index = Candidates(Pool.STATE, efficiency)
+    for prefix in prefixes:
+        index.put(prefix)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size if len(index) == len(prefixes) else 0
+
+
+if __name__ == "__main__":
+    main()

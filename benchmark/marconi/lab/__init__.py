@@ -1,0 +1,1 @@
+"""The trace lab: what would a policy have saved on a trace with this much memory?"""

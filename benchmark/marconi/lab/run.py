@@ -1,0 +1,105 @@
+"""One run: a trace, a policy, a model, pools of one size; its result is one row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from cpu_cache import CpuCache, server_context
+from policies import PolicyContext, cache_arguments, check_policy
+from replay_cache import BlockCost, Replay, Served
+from sglang.srt.marconi_utils import ModelCost
+from tqdm import tqdm
+from traces import Request
+
+from lab.costs import load_cost
+from lab.paper_world import paper_config, simulate_paper
+from lab.spec import RunSpec
+from lab.timeline import Timeline
+from lab.totals import Totals
+
+ADMISSIONS = ("sglang",)
+
+
+def policy_context(spec: RunSpec, cost: ModelCost) -> PolicyContext:
+    """What a policy may know before the first request."""
+    return PolicyContext(
+        cost=BlockCost(cost, spec.block),
+        block_tokens=spec.block,
+        kv_tokens=spec.kv_tokens // spec.block,
+        state_slots=spec.state_slots,
+        requests=spec.requests,
+        admission=spec.admission,
+        running=spec.concurrency or 1,
+    )
+
+
+def check_spec(spec: RunSpec) -> None:
+    """Refuse a spec that cannot run, before anything runs.
+
+    Raises:
+        OSError, ValueError, KeyError: its trace, policy, model or sizes.
+    """
+    with Path(spec.trace).open("rb"):
+        pass
+    if spec.engine == "paper":
+        paper_config(spec)
+        return
+    load_cost(spec.model)
+    check_policy(spec.policy)
+    if spec.admission not in ADMISSIONS:
+        raise ValueError(f"--admission is {spec.admission!r}; allowed are {', '.join(ADMISSIONS)}")
+    for flag, value in (
+        ("--block", spec.block),
+        ("--concurrency", 1 if spec.concurrency is None else spec.concurrency),
+        ("--kv-tokens", spec.kv_tokens),
+        ("--state-slots", spec.state_slots),
+    ):
+        if value < 1:
+            raise ValueError(f"{flag} is {value}; allowed is 1 or more")
+
+
+def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
+    """Run ``spec`` on the caches that serve, and return its row.
+
+    Raises:
+        OSError, ValueError, KeyError: a trace, policy or model that cannot be used.
+    """
+    if spec.engine == "paper":
+        return simulate_paper(spec)
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    cost = load_cost(spec.model)
+    context = policy_context(spec, cost)
+    arguments = cache_arguments(spec.policy, context)
+    with server_context(chunk=1, max_states_per_path=arguments.max_states_per_path):
+        cache = CpuCache(**arguments.for_cache(context))
+        totals = Totals(cost, spec.block)
+        requests = spec.requests()
+        for served in _serve(spec, cost, Replay(cache, spec.block), requests, progress):
+            totals.add(served)
+        cache.cache.sanity_check()
+    stats = getattr(cache.cache, "stats", None)
+    return {
+        **spec.columns(),
+        **totals.as_row(),
+        "corrupt_lines": requests.skipped,
+        "evictions": {} if stats is None else stats.as_dict()["victims"],
+        "fallbacks_to_lru": 0 if stats is None else stats.fallbacks.total(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _serve(
+    spec: RunSpec, cost: ModelCost, replay: Replay, requests: Iterable[Request], progress: bool
+) -> Iterator[Served]:
+    name = f"{Path(spec.trace).name} {spec.policy}"
+    bar = partial(tqdm, desc=name, unit="request", mininterval=2, disable=not progress)
+    if spec.concurrency is None:
+        return map(replay.serve, bar(requests))
+    timeline = Timeline(replay, cost, spec.service, spec.concurrency)
+    return timeline.serve(bar(requests))

@@ -1,0 +1,100 @@
+"""Everything that determines a run, as plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from traces import TraceReader, read_trace
+from traces.reader import Errors
+
+from lab.costs import load_cost, split_memory
+from lab.service import ServiceTimes
+
+Engine = Literal["sglang", "paper"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that determines a run; plain values, so that it travels to any worker.
+
+    Attributes:
+        trace: file, in any format that :func:`traces.read_trace` knows.
+        block: tokens of one block of the trace, which is one slot of the simulated pools.
+        tokenizer: of a trace that holds text.
+        errors: whether a corrupt line is skipped and counted, or ends the run.
+        kv_tokens, state_slots: the pools, in tokens and states.
+        memory_gib, mamba_full_memory_ratio: the budget that they were split from, if one was given.
+        capacity: its name, where it was found by one.
+        concurrency: requests at a time; ``None``: one at a time, without a clock.
+        labels: further columns of the row.
+    """
+
+    trace: str
+    policy: str
+    model: str
+    kv_tokens: int
+    state_slots: int
+    engine: Engine = "sglang"
+    format: str = "auto"
+    block: int = 64
+    tokenizer: str | None = None
+    errors: Errors = "skip"
+    admission: str = "sglang"
+    memory_gib: float | None = None
+    mamba_full_memory_ratio: float | None = None
+    capacity: str | None = None
+    concurrency: int | None = None
+    service: ServiceTimes = field(default_factory=ServiceTimes)
+    limit: int | None = None
+    paper_mode: str = "corrected"
+    labels: dict[str, str | float] = field(default_factory=dict)
+
+    def key(self) -> str:
+        """Identity of the run: equal for equal specs, and for no others."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def requests(self) -> TraceReader:
+        """The trace, from its beginning."""
+        return read_trace(
+            Path(self.trace),
+            format=self.format,
+            block=self.block,
+            limit=self.limit,
+            errors=self.errors,
+            tokenizer=self.tokenizer,
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """The part of a result row that is known before the run."""
+        return {
+            "run": self.key(),
+            "engine": self.engine,
+            "trace": Path(self.trace).name,
+            "policy": self.policy,
+            "model": load_cost(self.model).name,
+            "kv_tokens": self.kv_tokens,
+            "state_slots": self.state_slots,
+            "memory_gib": self.memory_gib,
+            "mamba_full_memory_ratio": self.mamba_full_memory_ratio,
+            "capacity": self.capacity,
+            "admission": self.admission,
+            "concurrency": self.concurrency,
+            "labels": self.labels,
+        }
+
+
+def with_memory(spec: RunSpec, gib: float, ratio: float) -> RunSpec:
+    """The same run with pools of another size."""
+    kv_tokens, state_slots = split_memory(gib, ratio, load_cost(spec.model))
+    return replace(
+        spec,
+        kv_tokens=kv_tokens,
+        state_slots=state_slots,
+        memory_gib=gib,
+        mamba_full_memory_ratio=ratio,
+    )

@@ -1,0 +1,174 @@
+"""What the cache of every base keeps beside the tree: policy, view, counters, caught errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sglang.srt.mem_cache.mamba_radix_lookups import MambaRadixLookups
+from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
+from sglang.srt.mem_cache.marconi.policy import create_policy, reweight
+from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.setup import MarconiSetup
+from sglang.srt.mem_cache.marconi.stats import MarconiStats, VictimKind
+from sglang.srt.mem_cache.marconi.tree import TreeReader
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice, untuned
+
+logger = logging.getLogger(__name__)
+
+
+class MarconiAccounts:
+    """Mixed into a base's radix cache.
+
+    An error in scoring, or in keeping the view of the tree, never reaches the scheduler: the
+    decision falls back to LRU and is counted.
+    """
+
+    def open_accounts(self, setup: MarconiSetup, *, at_rest: str) -> None:
+        """Must come before the base class makes its tree.
+
+        Args:
+            at_rest: which pool's shortage victims count under while no eviction is asked for.
+        """
+        self.marconi = setup
+        self.stats = MarconiStats()
+        self.choice = untuned(setup.config, is_tuned=setup.make_tuning is not None)
+        self.stats.eff_weight = self.choice.eff_weight
+        self.policy = setup.policy or create_policy(self.choice.config, setup.savings)
+        self.view = MambaRadixView(self.policy)
+        self.view_is_sound = True
+        self._at_rest = at_rest
+        self._short_of = at_rest
+        self.was_short = False
+        self._warned: set[str] = set()
+        self._lookups = MambaRadixLookups(self.view)
+
+    def adopt(self, choice: Choice) -> None:
+        """Put another policy or weight in force."""
+        weight = choice.config.marconi_eff_weight
+        if replace(self.choice.config, marconi_eff_weight=weight) == choice.config:
+            reweight(self.policy, choice.config)
+        else:
+            self.policy = create_policy(choice.config, self.marconi.savings)
+            self.report(self.view.replace_policy, self.policy)
+        self.choice = choice
+        self.stats.eff_weight = choice.eff_weight
+
+    def attach_tree(self, tree: TreeReader) -> None:
+        self.view.attach(tree)
+        self._lookups.attach(tree)
+
+    def describe_accounts(self, tree: str) -> dict[str, object]:
+        """What is configured and what it did so far, as plain JSON types; ``tree`` is its name."""
+        self.report(self.view.refresh)
+        return {
+            **self.marconi.config.as_dict(),
+            "policy": self.choice.config.policy_name,
+            "cost_model": self.marconi.description,
+            "tree_core": tree,
+            "clock": self.view.now,
+            "cached_prefixes": len(self.view),
+            **self.stats.as_dict(),
+        }
+
+    # -- what the tree reports
+
+    def report(self, event: Callable[..., None], *args: Any) -> None:
+        """Deliver an event of the tree; one that fails makes every decision LRU until a reset."""
+        try:
+            event(*args)
+        except Exception as error:
+            self.view_is_sound = False
+            self.count_error("event", error)
+
+    def forget_tree(self) -> None:
+        """The tree was emptied."""
+        if self.view.now:
+            logger.info(
+                "Marconi: cache flushed at tick %d after %d victims, digest %s",
+                self.view.now,
+                self.stats.victims.total(),
+                self.stats.victim_digest.hex(),
+            )
+        self.view_is_sound = True
+        self.report(self.view.clear)
+        self.report(self._lookups.clear)
+
+    def state_created(self, node: Any) -> None:
+        self._lookups.state_created(node)
+        self.view.state_created(node)
+
+    def prefix_deleted(self, node: Any) -> None:
+        """``node`` is about to leave the tree."""
+        self._lookups.prefix_deleted(node)
+
+    def count_victim(self, node: Any, kind: VictimKind, *, kv_tokens: int) -> None:
+        """``node`` is about to lose its state, its ``kv_tokens`` tokens of KV, or both."""
+        cost = self.marconi.cost
+        prefix = self.view.prefix(node)
+        freed = cost.kv_bytes_per_token * kv_tokens
+        if kind is not VictimKind.LEAF_KV_ONLY:
+            freed += cost.state_bytes
+        flops = cost.flops(prefix.reuse_from, prefix.depth) if prefix.has_state else 0.0
+        self.stats.count_victim(
+            self._short_of,
+            kind,
+            node_id=node.id,
+            depth=prefix.depth,
+            kv_tokens=kv_tokens,
+            freed_bytes=freed,
+            flops=float(flops),
+        )
+
+    # -- which pool is short
+
+    def start_shortage(self, pool: Pool) -> None:
+        self._short_of = pool.value
+        self.was_short = True
+
+    def end_shortage(self) -> None:
+        self._short_of = self._at_rest
+
+    # -- lookups
+
+    def note_lookup(self, req: Any, key: Any, *, hit: int, kv_alive: int, last: Any) -> None:
+        """See :meth:`MambaRadixLookups.note`."""
+        self._lookups.note(req, key, hit=hit, kv_alive=kv_alive, last=last)
+
+    def count_request(self, req: Any) -> None:
+        """Count a request that is being prefilled; from the second call on it does nothing."""
+        try:
+            lookup = self._lookups.take(req)
+            if lookup is None:
+                return
+            flops = self.marconi.cost.flops
+            self.stats.count_lookup(
+                lookup, float(flops(0, lookup.hit)), float(flops(0, lookup.input_tokens))
+            )
+            if self.marconi.on_request is not None:
+                self.marconi.on_request(self.stats)
+        except Exception as error:
+            self.count_error("counting a request", error)
+
+    # -- errors
+
+    def count_fallback(self, pool: Pool, error: Exception) -> None:
+        """A decision in ``pool`` was left to LRU because of ``error``."""
+        self.stats.fallbacks[pool.value] += 1
+        self._warn_once(f"choosing a victim in the {pool.value} pool", error)
+
+    def count_error(self, what: str, error: Exception) -> None:
+        self.stats.errors += 1
+        self._warn_once(what, error)
+
+    def _warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(
+                "Marconi: %s failed, SGLang's LRU goes on in its place; counted in "
+                "/server_info, logged once: %r",
+                what,
+                error,
+            )

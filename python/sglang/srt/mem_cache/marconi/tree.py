@@ -1,0 +1,44 @@
+"""What the shared modules read off a base's radix tree, whose nodes they never look into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class TreeReader(Protocol):
+    """Answers about one base's tree; every base adapter implements it.
+
+    A node has ``id``, ``parent`` (``None`` at the root), ``children`` by key, and ``key``, the
+    tokens between its parent's end and its own.
+    """
+
+    root_node: Any
+
+    def node_by_id(self, node_id: int) -> Any:
+        """The node of this id, which is in the tree."""
+        ...
+
+    def holds_state(self, node: Any) -> bool:
+        """A state lies at the node's end, on the device."""
+        ...
+
+    def state_survives(self, node: Any) -> bool:
+        """A request can resume at the node's end, from wherever its state lies."""
+        ...
+
+    def state_is_locked(self, node: Any) -> bool:
+        """A request holds the node's state."""
+        ...
+
+    def is_evictable_leaf(self, node: Any) -> bool:
+        """The KV pool may evict the node now."""
+        ...
+
+    def tokens_of(self, key: Any) -> Sequence[int]:
+        """Token ids of a node's or a lookup's key."""
+        ...
+
+    def namespace_of(self, key: Any) -> str:
+        """What keeps equal tokens apart: a LoRA adapter, a cache salt."""
+        ...

@@ -1,0 +1,67 @@
+"""Capacities: the memory that is found makes stock LRU save the share that its name stands for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab.capacity import CAPACITIES, TOLERANCE, _search, find_capacities
+from lab.run import simulate
+from lab.spec import RunSpec, with_memory
+from table import table
+from test_simulate import chat_trace
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory) -> RunSpec:
+    path = tmp_path_factory.mktemp("capacity") / "chat.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in chat_trace(8, requests=150)))
+    return RunSpec(
+        trace=str(path),
+        policy="lru",
+        model="Qwen3-Next-80B-A3B-Instruct",
+        kv_tokens=1,
+        state_slots=1,
+    )
+
+
+def test_stock_lru_saves_the_share_of_the_infinite_cache(spec, tmp_path):
+    found = find_capacities(spec, list(CAPACITIES), tmp_path)
+    most = simulate(replace(spec, policy="infinite", kv_tokens=64, state_slots=1))["flops_saved"]
+    rows = []
+    for name, gib in found.items():
+        rows.append(simulate(replace(with_memory(spec, gib, 0.9), capacity=name)))
+        # A small trace saves in coarse steps.
+        assert rows[-1]["flops_saved"] / most == pytest.approx(CAPACITIES[name], abs=0.1)
+    assert found["starved"] < found["middle"] < found["ample"]
+    text = table(rows)
+    assert all(name in text for name in CAPACITIES) and f"{found['middle']:g} GiB" in text
+
+
+@given(st.floats(0.05, 300), st.floats(0.01, 0.6), st.floats(0.01, 0.39), st.floats(0, 1))
+def test_the_search_comes_as_near_as_one_slot_allows(at, below, jump, target):
+    """Against a share that climbs to ``below``, jumps at one size, and climbs on."""
+
+    def share(gib):
+        if gib < at:
+            return below * gib / at
+        return below + jump + (1 - below - jump) * min((gib - at) / (10 * at), 1)
+
+    found = _search(share, target)
+    sizes = [at * 1.005**step for step in range(-1400, 1000)]
+    nearest = min(abs(share(size) - target) for size in sizes if size >= 1e-3)
+    assert abs(share(found) - target) <= max(nearest, TOLERANCE) + 0.02
+
+
+def test_a_trace_without_reuse_has_no_capacity(spec, tmp_path):
+    path = tmp_path / "once.jsonl"
+    lines = [
+        {"timestamp": i, "input_length": 128, "output_length": 1, "hash_ids": [2 * i, 2 * i + 1]}
+        for i in range(5)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"once\.jsonl: nothing is ever reused"):
+        find_capacities(replace(spec, trace=str(path)), ["middle"], tmp_path / "cache")

@@ -1,0 +1,256 @@
+"""The index of candidates against a scan of them, victim by victim, ties included."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from scanned_candidates import ScannedCandidates
+from sglang.srt.mem_cache.marconi.candidates import Candidates
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.stamp_tree import FANOUT, StampTree
+from sglang.srt.mem_cache.marconi.utility import Utility, utilities
+
+ALPHAS = [0.0, 1e-300, 1e-9, 0.25, 0.5, 2.0, 1e9, 1e300]
+
+
+def make(id: int, last_access: int, children: int = 0) -> CachedPrefix:
+    return CachedPrefix(
+        id=id,
+        order=id,
+        depth=10,
+        segment_from=0,
+        exclusive_from=0,
+        reuse_from=0,
+        children=children,
+        has_state=True,
+        is_leaf=False,
+        state_locked=False,
+        last_access=last_access,
+    )
+
+
+class Both:
+    """The index and the scan, given the same candidates; each answer is compared."""
+
+    def __init__(self) -> None:
+        self.efficiencies: dict[int, float] = {}
+        self.prefixes: dict[int, CachedPrefix] = {}
+        self.index = Candidates(Pool.STATE, self.efficiency)
+        self.scan = ScannedCandidates(Pool.STATE, self.efficiency)
+
+    def efficiency(self, prefix: CachedPrefix) -> float:
+        return self.efficiencies[prefix.id]
+
+    def put(self, prefix: CachedPrefix, efficiency: float) -> None:
+        self.efficiencies[prefix.id] = efficiency
+        self.prefixes[prefix.id] = prefix
+        self.index.put(prefix)
+        self.scan.put(prefix)
+
+    def discard(self, prefix: CachedPrefix) -> None:
+        self.prefixes.pop(prefix.id, None)
+        self.index.discard(prefix)
+        self.scan.discard(prefix)
+
+    def lowest(
+        self, now: int, alpha: float, excluding: frozenset[int] = frozenset()
+    ) -> CachedPrefix | None:
+        victim = self.index.lowest(now, alpha, excluding)
+        assert victim is self.scan.lowest(now, alpha, excluding)
+        return victim
+
+
+# A few values collide all the time; the others differ by less than rounding can tell, or by all.
+EFFICIENCIES = st.one_of(
+    st.integers(0, 3).map(float),
+    st.sampled_from([0.0, 5e-324, 1e-300, 1.0, 1.0 + 2**-52, 1.0 + 2**-51, 1e15, 1e300, 1.7e308]),
+    st.floats(0, 1e6),
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """Random histories of one pool, as a tree would report them and as it never would."""
+
+    @initialize(start=st.sampled_from([0, 10, 10**9, 2**53 - 3, 10**18]))
+    def begin(self, start: int) -> None:
+        self.both = Both()
+        self.now = start
+        self.next_id = 0
+
+    def pick(self, choice: int) -> CachedPrefix | None:
+        known = list(self.both.prefixes.values())
+        return known[choice % len(known)] if known else None
+
+    @rule(ticks=st.sampled_from([0, 1, 1, 2, 50, 10**7]))
+    def pass_time(self, ticks: int) -> None:
+        self.now += ticks
+
+    @rule(
+        efficiencies=st.lists(EFFICIENCIES, min_size=1, max_size=40),
+        age=st.integers(-2, 60),
+        same_tick=st.booleans(),
+        children=st.sampled_from([0, 0, 0, 1, 2, 3]),
+    )
+    def insert(self, efficiencies: list[float], age: int, same_tick: bool, children: int) -> None:
+        for i, efficiency in enumerate(efficiencies):
+            stamp = max(self.now - age + (0 if same_tick else i % 7), 0)
+            self.both.put(make(self.next_id, stamp, children), efficiency)
+            self.next_id += 1
+
+    @rule(choice=st.integers(0, 10**6), efficiency=st.none() | EFFICIENCIES)
+    def hit(self, choice: int, efficiency: float | None) -> None:
+        prefix = self.pick(choice)
+        if prefix is not None:
+            prefix.last_access = self.now
+            self.both.put(
+                prefix,
+                self.both.efficiencies[prefix.id] if efficiency is None else efficiency,
+            )
+
+    @rule(
+        choice=st.integers(0, 10**6),
+        efficiency=EFFICIENCIES,
+        children=st.integers(0, 3),
+        locked=st.sampled_from([False, False, True]),
+    )
+    def change(self, choice: int, efficiency: float, children: int, locked: bool) -> None:
+        prefix = self.pick(choice)
+        if prefix is not None:
+            prefix.children, prefix.state_locked = children, locked
+            self.both.put(prefix, efficiency)
+
+    @rule(choice=st.integers(0, 10**6))
+    def discard(self, choice: int) -> None:
+        prefix = self.pick(choice)
+        if prefix is not None:
+            self.both.discard(prefix)
+            self.both.discard(prefix)
+
+    @rule(alpha=st.sampled_from(ALPHAS), victims=st.integers(1, 30))
+    def evict(self, alpha: float, victims: int) -> None:
+        for _ in range(victims):
+            victim = self.both.lowest(self.now, alpha)
+            if victim is None:
+                return
+            self.both.discard(victim)
+
+    @rule(
+        alpha=st.sampled_from(ALPHAS),
+        excluding=st.frozensets(st.integers(0, 60), max_size=12),
+        more=st.integers(0, 5),
+    )
+    def walk_past_survivors(self, alpha: float, excluding: frozenset[int], more: int) -> None:
+        for _ in range(more + 1):
+            victim = self.both.lowest(self.now, alpha, excluding)
+            if victim is None:
+                return
+            excluding |= {victim.id}
+
+    @invariant()
+    def is_sound(self) -> None:
+        if hasattr(self, "both"):
+            self.both.index._check()
+            self.both.scan._check()
+            assert {p.id for p in self.both.index} == {p.id for p in self.both.scan}
+            assert len(self.both.index) == len(self.both.scan)
+
+
+Histories.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestHistories = Histories.TestCase
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0, 1e9])
+@pytest.mark.parametrize("stamps,values", [(3000, 10**6), (3000, 3), (5, 10**6), (1, 2), (40, 1)])
+def test_a_large_pool_leaves_in_the_order_of_the_scan(alpha, stamps, values):
+    """Several levels deep, down to the last one; thin nodes join on the way."""
+    rng = random.Random(stamps * values)
+    both = Both()
+    for id in range(FANOUT * 30):
+        children = 2 if id % 50 == 0 else 0
+        both.put(make(id, rng.randrange(stamps), children), float(rng.randrange(values)))
+    both.index._check()
+    now = stamps + 1
+    for step in range(FANOUT * 30):
+        if step % 3 == 0:
+            hit = rng.choice(list(both.prefixes.values()))
+            hit.last_access = now
+            both.put(hit, both.efficiencies[hit.id])
+        if step % 2 == 0:
+            now += 1
+        victim = both.lowest(now, alpha)
+        both.discard(victim)
+        if step % 40 == 0:
+            both.index._check()
+    assert both.lowest(now, alpha) is None
+
+
+def test_a_tie_that_only_rounding_makes_goes_to_the_lower_order():
+    """A dominated candidate, in another corner of the tree, with the very score of the lowest."""
+    both = Both()
+    now = 2 * 10**10
+    # Beside 0.5 of efficiency, what a tick more or less is worth at this age is rounded away.
+    for id in range(FANOUT * 4):
+        both.put(make(id, 10**10 - id), 1.0)
+    both.put(make(10**6, now - 1), 2.0)
+    both.put(make(10**6 + 1, now - 1), 0.0)
+    scores = utilities(
+        [10**10, 10**10 - 90, now - 1, now - 1], [1.0, 1.0, 2.0, 0.0], now, eff_weight=0.5
+    )
+    assert scores[0] == scores[1] == 0.25
+    assert both.lowest(now, 0.5).id == 0
+
+
+def test_what_is_excluded_comes_back_and_changes_meanwhile():
+    both = Both()
+    for id in range(5):
+        both.put(make(id, id), float(id))
+    assert both.lowest(9, 1.0, frozenset({0, 1})).id == 2
+    both.prefixes[0].last_access = 8
+    both.put(both.prefixes[0], 7.0)
+    both.discard(both.prefixes[1])
+    both.index._check()
+    assert both.lowest(9, 1.0, frozenset({0, 1, 99})).id == 2
+    assert both.lowest(9, 1.0).id == 2
+    both.index._check()
+
+
+@pytest.mark.parametrize("efficiency", [float("inf"), float("nan")])
+def test_what_is_saved_must_be_finite(efficiency):
+    candidates = Candidates(Pool.STATE, lambda prefix: efficiency)
+    with pytest.raises(ValueError, match=r"prefix 3 saves (inf|nan) FLOPs per byte"):
+        candidates.put(make(3, 1))
+    assert len(candidates) == 0
+
+
+def test_the_tree_refuses_to_remove_what_it_does_not_hold():
+    tree = StampTree()
+    for stamp in range(0, 200, 2):
+        tree.add((stamp, stamp), 1.0, stamp)
+    for key in ((-1, 0), (3, 3), (2, 1), (400, 0)):
+        with pytest.raises(KeyError):
+            tree.remove(key)
+    tree._check()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**60), EFFICIENCIES), min_size=2, max_size=20),
+    st.sampled_from(ALPHAS),
+    st.integers(0, 2**60),
+)
+def test_scores_never_fall_as_last_access_or_efficiency_rises(entries, alpha, now):
+    stamps, efficiencies = zip(*entries, strict=True)
+    recencies = [1.0 / max(now - stamp, 1) for stamp in stamps]
+    score = Utility(
+        now, alpha, min(recencies), max(recencies), min(efficiencies), max(efficiencies)
+    ).score
+    stamps, efficiencies = sorted(stamps), sorted(efficiencies)
+    assert [score(s, efficiencies[0]) for s in stamps] == sorted(
+        score(s, efficiencies[0]) for s in stamps
+    )
+    assert [score(stamps[0], e) for e in efficiencies] == sorted(
+        score(stamps[0], e) for e in efficiencies
+    )
