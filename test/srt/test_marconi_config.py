@@ -162,7 +162,7 @@ def test_admission_goes_with_every_policy():
         config = MarconiConfig.from_options(
             {"marconi_evict_policy": policy, "marconi_admission": "judicious"}
         )
-        assert config == MarconiConfig(policy, marconi_admission="judicious")
+        assert config == MarconiConfig(policy, "auto", marconi_admission="judicious")
 
 
 def test_boundary_tokens_are_sequences_of_ids():

@@ -180,7 +180,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         self.count_request(req)
         if self.tuning is not None:
-            self.tuning.checkpointed(req, evicted=self.was_short)
+            self.tuning.checkpointed(req, evicted=self._was_short)
             self.tuning.count_into(self.stats)
         super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
 

@@ -41,20 +41,8 @@ class MarconiAccounts:
         self.view_is_sound = True
         self._at_rest = at_rest
         self._short_of = at_rest
-        self.was_short = False
         self._warned: set[str] = set()
         self._lookups = MambaRadixLookups(self.view)
-
-    def adopt(self, choice: Choice) -> None:
-        """Put another policy or weight in force."""
-        weight = choice.config.marconi_eff_weight
-        if replace(self.choice.config, marconi_eff_weight=weight) == choice.config:
-            reweight(self.policy, choice.config)
-        else:
-            self.policy = create_policy(choice.config, self.marconi.savings)
-            self.report(self.view.replace_policy, self.policy)
-        self.choice = choice
-        self.stats.eff_weight = choice.eff_weight
 
     def attach_tree(self, tree: TreeReader) -> None:
         self.view.attach(tree)
@@ -137,7 +125,6 @@ class MarconiAccounts:
 
     def start_shortage(self, pool: Pool) -> None:
         self._short_of = pool.value
-        self.was_short = True
 
     def end_shortage(self) -> None:
         self._short_of = self._at_rest

@@ -44,8 +44,6 @@ class MarconiSetup:
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""
         config = self.config
-        if self.make_tuning is None:
-            config = untuned(config, is_tuned=False).config
         return (
             f"Marconi is active: policy {config.marconi_evict_policy} ({config.policy_name}), "
             f"eff weight {config.marconi_eff_weight}, savings {config.marconi_savings}, "
