@@ -59,12 +59,17 @@ class Hook:
 def add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("marconi")
     for flag in FLAGS:
+        if flag.is_switch:
+            group.add_argument(
+                flag.flag, dest=flag.field, action="store_true", default=None, help=flag.help
+            )
+            continue
         group.add_argument(
             flag.flag,
             dest=flag.field,
             type=functools.partial(_parse, flag),
             default=None,
-            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else "WEIGHT",
+            metavar="{" + ",".join(map(str, flag.choices)) + "}" if flag.choices else flag.metavar,
             help=flag.help + ("" if flag.default is None else f" Default: {flag.default}."),
         )
 
@@ -194,7 +199,7 @@ def create_unified_radix_cache(
     setup = make_setup(ctx, config)
     cache = original(ctx, cache_class=functools.partial(MambaRadixCache, setup=setup))
     logger.info(
-        "Marconi is active: policy %d (%s), eff weight %s, savings %s, pools %s, cost model %s, "
+        "Marconi is active: policy %s (%s), eff weight %s, savings %s, pools %s, cost model %s, "
         "tree core %s",
         config.marconi_evict_policy,
         config.policy_name,

@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-#: Lowest-utility eviction is what the project is for; 1 exists to compare against.
-POLICY_NAMES: dict[int, str] = {1: "lru", 2: "marconi"}
+#: Left to the tuner.
+AUTO = "auto"
 
+#: Lowest-utility eviction is what the project is for; 1 exists to compare against.
+POLICY_NAMES: dict[int | str, str] = {1: "lru", 2: "marconi", AUTO: AUTO}
+
+#: What a weight that nobody gave or tunes is.
 DEFAULT_EFF_WEIGHT = 0.5
+DEFAULT_BOOTSTRAP_MULTIPLIER = 5.0
+DEFAULT_TUNING_INTERVAL = 1000
+DEFAULT_TUNER_MEMORY_MIB = 1024
+DEFAULT_TUNER_SECONDS = 600.0
 SAVINGS_CHOICES = ("surviving", "parent")
 POOLS_CHOICES = ("both", "state")
 
@@ -27,33 +35,57 @@ class MarconiFlag:
         field: attribute of :class:`MarconiConfig`, also the ``sglang.Engine`` keyword and, with
             dashes for underscores, the command line flag and the ``--config`` key.
         help: one sentence for ``--help``.
-        choices: allowed values, or ``None`` where any finite number >= 0 is.
+        choices: allowed values, or ``None`` where a number is.
         default: what is in force when the option is not given and a policy is.
+        at_least: smallest number allowed.
+        whole: only whole numbers are.
+        words: what is allowed beside numbers.
+        metavar: what a number stands for, in ``--help``.
     """
 
     field: str
     help: str
-    choices: tuple[int, ...] | tuple[str, ...] | None
+    choices: tuple[int | str | bool, ...] | None
     default: int | float | str | None
+    at_least: float = 0
+    whole: bool = False
+    words: tuple[str, ...] = ()
+    metavar: str = "WEIGHT"
 
     @property
     def flag(self) -> str:
         return "--" + self.field.replace("_", "-")
+
+    @property
+    def is_switch(self) -> bool:
+        """It takes no value on the command line."""
+        return self.choices == (True, False)
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, for a message."""
+        if self.choices is not None:
+            return "are " + ", ".join(str(choice) for choice in self.choices)
+        kind = "whole" if self.whole else "finite"
+        return " or ".join((f"is a {kind} number >= {self.at_least:g}", *self.words))
 
 
 FLAGS: tuple[MarconiFlag, ...] = (
     MarconiFlag(
         "marconi_evict_policy",
         "How the prefix cache of a hybrid model chooses what to evict: 1 is stock LRU, 2 is "
-        "Marconi (recency + weight * FLOP efficiency). Unset: SGLang is exactly stock.",
+        "Marconi (recency + weight * FLOP efficiency), auto is whichever would have saved most "
+        "FLOPs on the requests just seen. Unset: SGLang is exactly stock.",
         tuple(POLICY_NAMES),
         None,
     ),
     MarconiFlag(
         "marconi_eff_weight",
-        "Weight (alpha) of FLOP efficiency against recency under policy 2; 0 is recency alone.",
+        "Weight (alpha) of FLOP efficiency against recency under policy 2; 0 is recency alone, "
+        "auto is whichever would have saved most FLOPs on the requests just seen.",
         None,
-        DEFAULT_EFF_WEIGHT,
+        AUTO,
+        words=(AUTO,),
     ),
     MarconiFlag(
         "marconi_savings",
@@ -68,6 +100,54 @@ FLAGS: tuple[MarconiFlag, ...] = (
         POOLS_CHOICES,
         "both",
     ),
+    MarconiFlag(
+        "marconi_bootstrap_multiplier",
+        "The first tuning looks back at this many times the requests that came before the first "
+        "eviction.",
+        None,
+        DEFAULT_BOOTSTRAP_MULTIPLIER,
+        at_least=1,
+        metavar="FACTOR",
+    ),
+    MarconiFlag(
+        "marconi_tuning_interval",
+        "Tune again every so many requests, on those; 0 tunes once.",
+        None,
+        DEFAULT_TUNING_INTERVAL,
+        whole=True,
+        metavar="REQUESTS",
+    ),
+    MarconiFlag(
+        "disable_marconi_autotune",
+        f"Do not tune: the weight is {DEFAULT_EFF_WEIGHT:g} unless given.",
+        (True, False),
+        None,
+    ),
+    MarconiFlag(
+        "marconi_tuner_memory_mib",
+        "Most memory that the tuner's process may take, in MiB.",
+        None,
+        DEFAULT_TUNER_MEMORY_MIB,
+        at_least=128,
+        whole=True,
+        metavar="MIB",
+    ),
+    MarconiFlag(
+        "marconi_tuner_seconds",
+        "Longest time that one tuning may take, at lowest priority, before it is given up.",
+        None,
+        DEFAULT_TUNER_SECONDS,
+        at_least=1,
+        metavar="SECONDS",
+    ),
+)
+
+#: Options that only mean something while something is tuned.
+_TUNING_FIELDS = (
+    "marconi_bootstrap_multiplier",
+    "marconi_tuning_interval",
+    "marconi_tuner_memory_mib",
+    "marconi_tuner_seconds",
 )
 
 
@@ -76,16 +156,27 @@ class MarconiConfig:
     """A checked, complete set of Marconi options.
 
     Attributes:
-        marconi_evict_policy: 1 or 2 (see :data:`POLICY_NAMES`).
-        marconi_eff_weight: alpha, dimensionless, finite and >= 0.
+        marconi_evict_policy: 1, 2 or "auto" (see :data:`POLICY_NAMES`).
+        marconi_eff_weight: alpha, dimensionless, finite and >= 0, or "auto".
         marconi_savings: reference point of a state's savings, see :data:`FLAGS`.
         marconi_evict_pools: pools whose victims the policy orders.
+        marconi_bootstrap_multiplier: length of the first window, in multiples of the requests
+            before the first eviction.
+        marconi_tuning_interval: length of later windows, in requests; 0 for none.
+        disable_marconi_autotune: nothing is tuned.
+        marconi_tuner_memory_mib: bound of the tuner's memory, in MiB.
+        marconi_tuner_seconds: bound of one tuning's time, in seconds.
     """
 
-    marconi_evict_policy: int
-    marconi_eff_weight: float = DEFAULT_EFF_WEIGHT
+    marconi_evict_policy: int | str
+    marconi_eff_weight: float | str = AUTO
     marconi_savings: str = "surviving"
     marconi_evict_pools: str = "both"
+    marconi_bootstrap_multiplier: float = DEFAULT_BOOTSTRAP_MULTIPLIER
+    marconi_tuning_interval: int = DEFAULT_TUNING_INTERVAL
+    disable_marconi_autotune: bool = False
+    marconi_tuner_memory_mib: int = DEFAULT_TUNER_MEMORY_MIB
+    marconi_tuner_seconds: float = DEFAULT_TUNER_SECONDS
 
     @property
     def policy_name(self) -> str:
@@ -94,7 +185,14 @@ class MarconiConfig:
     @property
     def leaves_kv_to_sglang(self) -> bool:
         """KV leaves keep SGLang's own order."""
+        if self.marconi_evict_policy == AUTO:
+            return False
         return self.marconi_evict_policy == 1 or self.marconi_evict_pools == "state"
+
+    @property
+    def tunes(self) -> bool:
+        """Something is left to the tuner."""
+        return AUTO in (self.marconi_evict_policy, self.marconi_eff_weight)
 
     def as_dict(self) -> dict[str, int | float | str]:
         return asdict(self)
@@ -110,8 +208,7 @@ class MarconiConfig:
             ``None`` if no option was given at all, so that SGLang stays stock.
 
         Raises:
-            MarconiConfigError: an unknown value, a weight that is no finite number >= 0, or
-                options that contradict each other.
+            MarconiConfigError: a value that is not allowed, or options that contradict each other.
         """
         known = {flag.field for flag in FLAGS}
         unknown = sorted(name for name in options if name not in known)
@@ -119,7 +216,11 @@ class MarconiConfig:
             raise MarconiConfigError(
                 f"unknown Marconi option {unknown[0]!r}; known are {', '.join(sorted(known))}"
             )
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {
+            name: value
+            for name, value in options.items()
+            if value is not None and not (name == "disable_marconi_autotune" and value is False)
+        }
         if not given:
             return None
         checked = {
@@ -128,6 +229,10 @@ class MarconiConfig:
             if flag.field in given
         }
         _check_together(checked)
+        if checked["marconi_evict_policy"] == 1:
+            checked["marconi_eff_weight"] = DEFAULT_EFF_WEIGHT
+        elif checked.get("disable_marconi_autotune"):
+            checked.setdefault("marconi_eff_weight", DEFAULT_EFF_WEIGHT)
         return cls(**checked)
 
 
@@ -139,17 +244,20 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     """
     if flag.choices is not None:
         for choice in flag.choices:
-            if not isinstance(value, bool) and (value == choice or str(value) == str(choice)):
+            same_kind = isinstance(value, bool) == isinstance(choice, bool)
+            if (same_kind and value == choice) or str(value).lower() == str(choice).lower():
                 return choice
-        allowed = ", ".join(str(choice) for choice in flag.choices)
-        raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed are {allowed}")
+        raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed {flag.allowed}")
+    if value in flag.words:
+        return value
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    if not math.isfinite(number) or number < 0:
-        raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed is a finite number >= 0")
-    return number
+    fraction = flag.whole and number != math.floor(number) if math.isfinite(number) else True
+    if fraction or number < flag.at_least:
+        raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed {flag.allowed}")
+    return int(number) if flag.whole else number
 
 
 def _check_together(given: Mapping[str, Any]) -> None:
@@ -164,6 +272,27 @@ def _check_together(given: Mapping[str, Any]) -> None:
         raise MarconiConfigError(
             f"{others[0].flag} is {given[others[0].field]!r} but --marconi-evict-policy is 1 "
             f"(stock LRU), which ignores it; allowed with it is --marconi-evict-policy 2"
+        )
+    if policy == AUTO and "marconi_evict_pools" in given:
+        raise MarconiConfigError(
+            f"--marconi-evict-pools is {given['marconi_evict_pools']!r} but --marconi-evict-policy "
+            f"is auto, which chooses the pools; allowed with it is --marconi-evict-policy 2"
+        )
+    weight = given.get("marconi_eff_weight", AUTO)
+    disabled = given.get("disable_marconi_autotune", False)
+    if disabled and AUTO in (policy, given.get("marconi_eff_weight")):
+        tuned = "--marconi-evict-policy" if policy == AUTO else "--marconi-eff-weight"
+        raise MarconiConfigError(
+            f"{tuned} is auto but --disable-marconi-autotune is set; allowed is one of the two"
+        )
+    unused = [flag for flag in FLAGS if flag.field in _TUNING_FIELDS and flag.field in given]
+    if unused and (disabled or (weight != AUTO and policy != AUTO)):
+        why = "--disable-marconi-autotune is set"
+        if not disabled:
+            why = f"--marconi-eff-weight is {weight:g}, so that nothing is tuned"
+        raise MarconiConfigError(
+            f"{unused[0].flag} is {given[unused[0].field]!r} but {why}; allowed with it is "
+            f"--marconi-eff-weight auto"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from sglang.srt.mem_cache.marconi.candidates import Candidates
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
@@ -106,6 +106,7 @@ _POOLS = {"both": frozenset(Pool), "state": frozenset({Pool.STATE})}
 
 
 def _marconi(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+    assert isinstance(config.marconi_eff_weight, float)
     return MarconiPolicy(savings, config.marconi_eff_weight, _POOLS[config.marconi_evict_pools])
 
 
@@ -113,9 +114,17 @@ def _lru(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
     return LruPolicy()
 
 
-POLICIES: dict[int, PolicyFactory] = {1: _lru, 2: _marconi}
+POLICIES: dict[int | str, PolicyFactory] = {1: _lru, 2: _marconi}
+
+#: Policies that ``--marconi-evict-policy auto`` chooses between: by name, what each fixes of the
+#: configuration. Stock LRU is the first: it is in force until a window shows another to be better.
+TUNABLE: dict[str, dict[str, Any]] = {
+    "lru": {"marconi_evict_policy": 1, "marconi_evict_pools": "both"},
+    "marconi-state": {"marconi_evict_policy": 2, "marconi_evict_pools": "state"},
+    "marconi": {"marconi_evict_policy": 2, "marconi_evict_pools": "both"},
+}
 
 
 def create_policy(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
-    """The policy that ``--marconi-evict-policy`` names."""
+    """The policy that a configuration names which leaves nothing to the tuner."""
     return POLICIES[config.marconi_evict_policy](config, savings)

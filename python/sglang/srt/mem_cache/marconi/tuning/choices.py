@@ -1,0 +1,52 @@
+"""What the tuner may choose between: policies and weights, each a whole configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sglang.srt.mem_cache.marconi.config import AUTO, MarconiConfig
+from sglang.srt.mem_cache.marconi.policy import TUNABLE
+
+#: The paper's grid: 0, 0.1, … 2.
+EFF_WEIGHTS: tuple[float, ...] = tuple(tenths / 10 for tenths in range(21))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One policy with one weight.
+
+    Attributes:
+        config: the operator's options with nothing left to the tuner.
+    """
+
+    config: MarconiConfig
+
+    @property
+    def is_stock(self) -> bool:
+        """It evicts what SGLang would."""
+        return self.config.marconi_evict_policy == 1
+
+    @property
+    def label(self) -> str:
+        if self.is_stock:
+            return "lru"
+        return f"{self.config.marconi_evict_pools}:{self.config.marconi_eff_weight:g}"
+
+
+def choices(config: MarconiConfig) -> tuple[Choice, ...]:
+    """All that the tuner may choose; the first is in force until it chose.
+
+    Weights come lowest first, so that the first of equals is the lowest.
+    """
+    if config.marconi_evict_policy == AUTO:
+        policies = [replace(config, **fixed) for fixed in TUNABLE.values()]
+    else:
+        policies = [config]
+    found = []
+    for policy in policies:
+        if policy.marconi_evict_policy == 1:
+            found.append(Choice(replace(policy, marconi_eff_weight=0.0)))
+            continue
+        weights = EFF_WEIGHTS if policy.marconi_eff_weight == AUTO else (policy.marconi_eff_weight,)
+        found += [Choice(replace(policy, marconi_eff_weight=weight)) for weight in weights]
+    return tuple(found)

@@ -1,0 +1,54 @@
+"""What the server tells the tuner about its requests: lengths and block hashes, never tokens."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A request was admitted; ``hashes`` are those of its prompt's whole blocks."""
+
+    run_id: int
+    prompt_tokens: int
+    hashes: array[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request left: finished, with the blocks filled beyond its prompt's, or (``None``) not."""
+
+    run_id: int
+    generated: array[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """The cache was emptied."""
+
+
+Event = Began | Ended | Flushed
+
+
+def event_bytes(event: Event) -> int:
+    """About how much memory an event takes."""
+    hashes = event.hashes if isinstance(event, Began) else getattr(event, "generated", None)
+    return 200 + (0 if hashes is None else 8 * len(hashes))
+
+
+def serve(cache: ShadowCache, event: Event) -> int:
+    """Let a shadow live through one event.
+
+    Returns:
+        Blocks that hit.
+    """
+    if isinstance(event, Began):
+        return cache.begin(event.run_id, event.hashes, event.prompt_tokens)
+    if isinstance(event, Ended):
+        cache.end(event.run_id, event.generated)
+    else:
+        cache.flush()
+    return 0

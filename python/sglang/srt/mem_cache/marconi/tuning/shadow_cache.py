@@ -1,0 +1,218 @@
+"""A prefix cache without data: two pools, running requests, and what they leave behind.
+
+It serves a stream of requests as SGLang 0.5.23 would, on block hashes alone, and says how many
+blocks of each prompt would have hit.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowNode, ShadowTree
+
+
+@dataclass(frozen=True)
+class ShadowShape:
+    """The server that is simulated; lengths in blocks of ``block_tokens`` tokens.
+
+    Attributes:
+        kv_blocks: KV pool.
+        state_slots: state pool.
+        chunk: longest stretch of one prefill forward.
+        track: states of generated tokens lie at multiples of it.
+        grid: branch states lie at multiples of it; 0 where the server makes none.
+        working_states: state slots that a running request holds beside the tree's.
+    """
+
+    block_tokens: int
+    kv_blocks: int
+    state_slots: int
+    chunk: int
+    track: int
+    grid: int = 1
+    working_states: int = 3
+
+
+@dataclass
+class _Run:
+    """A running request: where it stands, and the slots that the tree does not own."""
+
+    node: ShadowNode
+    hashes: array[int]
+    kv: int = 0
+    states: int = 0
+
+    @property
+    def depth(self) -> int:
+        return self.node.end
+
+
+class _OutOfMemory(Exception):
+    """Nothing evictable is left: a scheduler would let the request wait."""
+
+
+@dataclass
+class ShadowCache:
+    """A tree, its pools and the requests that run.
+
+    Attributes:
+        on_victim: told of every eviction: the pool that was short, and the node before it goes.
+    """
+
+    shape: ShadowShape
+    policy: EvictionPolicy
+    on_victim: Callable[[Pool, ShadowNode], None] | None = None
+    tree: ShadowTree = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tree = ShadowTree(self.policy, self.shape.block_tokens)
+        self.kv_free = self.shape.kv_blocks
+        self.states_free = self.shape.state_slots
+        self.evictions = 0
+        self._runs: dict[int, _Run] = {}
+
+    # -- the stream of requests
+
+    def begin(self, run_id: int, hashes: array[int], prompt_tokens: int) -> int:
+        """Admit and prefill a request whose prompt fills the blocks of ``hashes``.
+
+        A request that does not fit is dropped without a trace.
+
+        Returns:
+            Blocks of its prompt that hit; 0 if it was dropped.
+        """
+        # The last token of a prompt is always computed, so its block cannot hit.
+        lookup = min(len(hashes), max(prompt_tokens - 1, 0) // self.shape.block_tokens)
+        node, kv_hit = self.tree.match(hashes, lookup)
+        hit = node.end
+        run = _Run(node, hashes)
+        self.tree.lock(node)
+        try:
+            self._prefill(run, self._branch(hit, kv_hit))
+        except _OutOfMemory:
+            self._release(run)
+            return 0
+        self._runs[run_id] = run
+        return hit
+
+    def end(self, run_id: int, generated: array[int] | None) -> None:
+        """A request finished, having filled the blocks of ``generated`` beyond its prompt's.
+
+        ``None``: it was taken back, and leaves nothing more in the tree. Unknown ids are requests
+        that were dropped, or that ran before the stream began.
+        """
+        run = self._runs.pop(run_id, None)
+        if run is None:
+            return
+        if generated is not None:
+            prompt = len(run.hashes)
+            run.hashes = run.hashes + generated
+            total = len(run.hashes)
+            try:
+                self._compute(run, total)
+                tracked = total // self.shape.track * self.shape.track
+                if tracked > prompt:
+                    self._extend(run, tracked)
+            except _OutOfMemory:
+                pass
+        self._release(run)
+
+    def flush(self) -> None:
+        """Empty the cache; requests that still run leave nothing behind."""
+        self.__post_init__()
+
+    def copy(self, policy: EvictionPolicy) -> ShadowCache:
+        """The same cache, with the same requests running, under a fresh policy."""
+        twin = ShadowCache(self.shape, policy)
+        twin.tree, nodes = self.tree.copy(policy)
+        twin.kv_free, twin.states_free = self.kv_free, self.states_free
+        twin._runs = {
+            id: _Run(nodes[run.node.id], run.hashes, run.kv, run.states)
+            for id, run in self._runs.items()
+        }
+        return twin
+
+    # -- what a request does
+
+    def _branch(self, hit: int, kv_hit: int) -> int:
+        """Depth at which the prompt leaves what is cached, 0 where no state is to be put there."""
+        grid = self.shape.grid
+        branch = kv_hit // grid * grid if grid else 0
+        return branch if branch > hit else 0
+
+    def _prefill(self, run: _Run, branch: int) -> None:
+        """A state at each chunk's end, or at the branch point inside the chunk."""
+        prompt, chunk = len(run.hashes), self.shape.chunk
+        for end in (*range(run.depth + chunk, prompt, chunk), prompt):
+            if run.depth < branch < end:
+                self._extend(run, branch)
+                self._compute(run, end)
+            else:
+                self._extend(run, end)
+
+    def _compute(self, run: _Run, blocks: int) -> None:
+        """Hold KV for the first ``blocks`` blocks, and working states."""
+        while run.states < self.shape.working_states:
+            self._take_state()
+            run.states += 1
+        missing = blocks - run.depth - run.kv
+        if missing > 0:
+            self._take_kv(missing)
+            run.kv += missing
+
+    def _extend(self, run: _Run, blocks: int) -> None:
+        """Compute the first ``blocks`` blocks and give them to the tree with a state."""
+        depth = run.depth
+        if blocks <= depth:
+            return
+        self._compute(run, blocks)
+        self._take_state()
+        node, fresh, added = self.tree.insert(run.node, run.hashes, blocks)
+        self.states_free += not fresh
+        # What the tree had already is free again; the rest is the tree's.
+        self.kv_free += blocks - depth - added
+        run.kv -= blocks - depth
+        self.tree.unlock(run.node)
+        run.node = node
+        self.tree.lock(node)
+
+    def _release(self, run: _Run) -> None:
+        self.tree.unlock(run.node)
+        self.kv_free += run.kv
+        self.states_free += run.states
+
+    # -- pools
+
+    def _take_kv(self, blocks: int) -> None:
+        if self.kv_free < blocks:
+            self.tree.tick()
+            while self.kv_free < blocks:
+                victim = self.tree.victim(Pool.KV)
+                if victim is None:
+                    raise _OutOfMemory
+                self._evict(Pool.KV, victim)
+        self.kv_free -= blocks
+
+    def _take_state(self) -> None:
+        if not self.states_free:
+            self.tree.tick()
+            victim = self.tree.victim(Pool.STATE)
+            if victim is None:
+                raise _OutOfMemory
+            self._evict(Pool.STATE, victim)
+        self.states_free -= 1
+
+    def _evict(self, pool: Pool, node: ShadowNode) -> None:
+        self.evictions += 1
+        if self.on_victim is not None:
+            self.on_victim(pool, node)
+        self.states_free += node.has_state
+        if node.is_evictable_leaf:
+            self.kv_free += node.end - node.start
+            self.tree.delete_leaf(node)
+        else:
+            self.tree.drop_state(node)

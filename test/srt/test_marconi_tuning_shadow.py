@@ -1,0 +1,250 @@
+"""The shadow against the cache that serves: hits and victims equal, one by one."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from dataclasses import replace
+
+import pytest
+import replay_cache
+from cpu_cache import EXAMPLE_COST, CpuCache, server_context
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from replay_cache import BlockCost, Replay
+from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.policy import create_policy
+from sglang.srt.mem_cache.marconi.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from traces import Request
+from tree_harness import path_tokens
+
+BLOCK = 64
+SHAPE = ShadowShape(
+    block_tokens=BLOCK, kv_blocks=60, state_slots=12, chunk=8, track=4, working_states=3
+)
+COST = replace(EXAMPLE_COST, state_bytes=EXAMPLE_COST.kv_bytes_per_token * BLOCK * 3)
+POLICIES = {
+    "lru": {"marconi_evict_policy": 1},
+    "both:0": {"marconi_evict_policy": 2, "marconi_eff_weight": 0},
+    "both:0.5": {"marconi_evict_policy": 2, "marconi_eff_weight": 0.5},
+    "both:2": {"marconi_evict_policy": 2, "marconi_eff_weight": 2},
+    "state:1": {
+        "marconi_evict_policy": 2,
+        "marconi_eff_weight": 1,
+        "marconi_evict_pools": "state",
+    },
+}
+
+#: A session, blocks to cut off its history, to add to its prompt and to generate, tokens beyond,
+#: and how many of the running requests end before it starts.
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.integers(0, 6),
+        st.integers(0, 20),
+        st.integers(0, 9),
+        st.integers(0, BLOCK - 1),
+        st.integers(0, 3),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def chained(ids: list[int]) -> array[int]:
+    return array("Q", BlockHasher(1).extend(0, 0, ids).tobytes())
+
+
+class RealTwin(Replay):
+    """The cache that serves, with requests that overlap."""
+
+    def __init__(self, options: dict[str, object]) -> None:
+        super().__init__(
+            CpuCache(
+                policy=options["marconi_evict_policy"],
+                kv_tokens=SHAPE.kv_blocks,
+                state_slots=SHAPE.state_slots,
+                cost=BlockCost(COST, BLOCK),
+                options={k: v for k, v in options.items() if k != "marconi_evict_policy"},
+            ),
+            BLOCK,
+        )
+        self.victims: list[tuple[str, int, str]] = []
+        self.runs: dict[int, tuple] = {}
+        count = self.cache.cache._count_victim
+
+        def counted(node, kind, **kwargs):
+            pool = self.cache.cache._short_of
+            self.victims.append((pool, chained(list(path_tokens(node)))[-1], kind.value))
+            count(node, kind, **kwargs)
+
+        self.cache.cache._count_victim = counted
+
+    def begin(self, id: int, request: Request) -> int:
+        whole = (request.input_length - 1) // BLOCK
+        prompt = list(request.prompt_ids)
+        result, _ = self._match(prompt[:whole], request)
+        run = replay_cache._Run(self.cache, result)
+        try:
+            self._prefill(run, prompt, result.mamba_branching_seqlen)
+        except replay_cache._OutOfMemory:
+            run.release()
+            return 0
+        self.runs[id] = (run, prompt, request)
+        return int(result.device_prefix_len)
+
+    def end(self, id: int, finished: bool) -> None:
+        if id not in self.runs:
+            return
+        run, prompt, request = self.runs.pop(id)
+        try:
+            if finished:
+                self._decode(run, prompt, request)
+        except replay_cache._OutOfMemory:
+            pass
+        finally:
+            run.release()
+
+
+class ShadowTwin(ShadowCache):
+    """The shadow, recording victims in the same form."""
+
+    def __init__(self, config: MarconiConfig) -> None:
+        super().__init__(SHAPE, create_policy(config, SAVINGS[config.marconi_savings](COST)))
+        self.on_victim = self.note
+        self.victims: list[tuple[str, int, str]] = []
+
+    def note(self, pool, node) -> None:
+        kind = "state_only"
+        if node.is_evictable_leaf:
+            kind = "leaf_with_state" if node.has_state else "leaf_kv_only"
+        self.victims.append((pool.value, node.hashes[node.end - 1], kind))
+
+
+def requests(steps):
+    """(ids to end, whether they finished, id, request) for every step."""
+    fresh = itertools.count(100)
+    histories = [[1, 2, 3], [1, 2, 4], [5], [], []]
+    running: list[int] = []
+    for id, (session, cut, grow, output, extra, ending) in enumerate(steps):
+        history = histories[session]
+        if cut:
+            del history[max(len(history) - cut, 0) :]
+        history += itertools.islice(fresh, grow)
+        tokens = len(history) * BLOCK + extra
+        generated = list(itertools.islice(fresh, output))
+        ended, running = running[:ending], running[ending:]
+        if tokens:
+            running.append(id)
+            request = Request(0, None, tokens, output * BLOCK, tuple(history), tuple(generated))
+            yield ended, extra % 4 != 0, id, request
+        histories[session] = history + generated
+        if len(history) > 40:
+            histories[session] = history[:5]
+
+
+def serve_both(options, steps):
+    config = MarconiConfig.from_options(options)
+    real, shadow = RealTwin(options), ShadowTwin(config)
+    requests_by_id = {}
+    for ended, finished, id, request in requests(steps):
+        requests_by_id[id] = request
+        for before in ended:
+            real.end(before, finished)
+            shadow.end(before, generated(requests_by_id[before]) if finished else None)
+        hit = shadow.begin(id, chained(list(request.prompt_ids)), request.input_length)
+        assert hit == real.begin(id, request)
+    assert shadow.victims == real.victims
+    assert shadow.tree.now == (real.cache.cache.view.now)
+    return real, shadow
+
+
+def generated(request: Request) -> array[int]:
+    prompt = list(request.prompt_ids)
+    return chained(prompt + list(request.output_ids))[len(prompt) :]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(replay_cache, "CHUNK_TOKENS", SHAPE.chunk * BLOCK)
+    monkeypatch.setattr(replay_cache, "TRACK_TOKENS", SHAPE.track * BLOCK)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_hits_and_victims_are_those_of_the_real_cache(policy):
+    victims = 0
+
+    @settings(max_examples=80, derandomize=True)
+    @given(STEPS)
+    def run(steps):
+        nonlocal victims
+        with server_context(chunk=1):
+            real, shadow = serve_both(POLICIES[policy], steps)
+            victims += len(real.victims)
+            free = len(real.cache.requests.mamba_allocator.free_slots)
+            assert shadow.states_free == free
+            assert shadow.kv_free == real.cache.allocator.available_size()
+
+    run()
+    assert victims > 200
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=40, derandomize=True)
+@given(steps=STEPS, at=st.integers(0, 59))
+def test_a_copy_goes_on_as_the_original_would(policy, steps, at):
+    config = MarconiConfig.from_options(POLICIES[policy])
+    shadow, twin = ShadowTwin(config), None
+    by_id = {}
+    for i, (ended, finished, id, request) in enumerate(requests(steps)):
+        by_id[id] = request
+        if i == at:
+            savings = SAVINGS[config.marconi_savings](COST)
+            twin = shadow.copy(create_policy(config, savings))
+        for cache in (shadow, twin):
+            if cache is not None:
+                for before in ended:
+                    cache.end(before, generated(by_id[before]) if finished else None)
+        hits = [
+            cache.begin(id, chained(list(request.prompt_ids)), request.input_length)
+            for cache in (shadow, twin)
+            if cache is not None
+        ]
+        assert len(set(hits)) == 1
+    if twin is not None:
+        assert (twin.kv_free, twin.states_free) == (shadow.kv_free, shadow.states_free)
+        assert sorted(twin.tree._nodes) == sorted(shadow.tree._nodes)
+
+
+def test_every_slot_is_free_or_accounted_for():
+    shadow = ShadowTwin(MarconiConfig.from_options(POLICIES["both:0.5"]))
+    for id in range(300):
+        ids = [id % 7, *range(1000 + id % 40, 1010 + id % 40)]
+        shadow.begin(id, chained(ids), len(ids) * BLOCK + 1)
+        shadow.end(id, chained([*ids, 5, 6])[len(ids) :])
+        nodes = shadow.tree._nodes.values()
+        assert shadow.kv_free + sum(n.end - n.start for n in nodes) == SHAPE.kv_blocks
+        assert shadow.states_free + sum(n.has_state for n in nodes) == SHAPE.state_slots
+        assert not any(node.locks or node.state_locks for node in nodes)
+        shadow.policy._check()
+    assert shadow.evictions > 100
+
+
+def test_hashes_chain_and_do_not_depend_on_how_a_sequence_is_cut():
+    hasher = BlockHasher(4)
+    tokens = list(range(5, 45))
+    start = hasher.start("adapter")
+    whole = hasher.extend(start, 0, array("q", tokens))
+    assert len(whole) == 10 and len(set(whole.tolist())) == 10
+    first = hasher.extend(start, 0, tokens[:14])
+    rest = hasher.extend(int(first[-1]), 3, tokens[12:])
+    assert [*first.tolist(), *rest.tolist()] == whole.tolist()
+    assert hasher.extend(hasher.start("other"), 0, tokens)[0] != whole[0]
+    changed = [*tokens[:8], 1, *tokens[9:]]
+    other = hasher.extend(start, 0, changed)
+    assert [a == b for a, b in zip(whole, other, strict=True)] == [True] * 2 + [False] * 8
+    swapped = hasher.extend(start, 0, tokens[4:8] + tokens[:4])
+    assert set(swapped.tolist()).isdisjoint(whole.tolist()[:1]) and swapped[0] != whole[0]
+    assert len(hasher.extend(start, 0, tokens[:3])) == 0
