@@ -165,13 +165,14 @@ class CpuCache:
         slots: torch.Tensor | None = self.allocator.alloc(tokens)
         return slots
 
-    def alloc_state(self) -> torch.Tensor | None:
-        """One state slot, evicting as a scheduler does; ``None`` if that was not enough."""
-        slot: torch.Tensor | None = self.requests.mamba_allocator.alloc(1)
-        if slot is None:
-            self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
-            slot = self.requests.mamba_allocator.alloc(1)
-        return slot
+    def alloc_state(self, count: int = 1) -> torch.Tensor | None:
+        """``count`` state slots, evicting as a scheduler does; ``None`` if that was not enough."""
+        allocator = self.requests.mamba_allocator
+        missing = count - allocator.available_size()
+        if missing > 0:
+            self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=missing))
+        slots: torch.Tensor | None = allocator.alloc(count)
+        return slots
 
     @staticmethod
     def key(tokens: list[int]) -> RadixKey:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from demo_measures import Difference, Measures
+from live.tables import markdown_table
 
 LRU, WITNESS, MARCONI = "lru", "lru-counted", "marconi"
 TITLES = {LRU: "LRU (stock)", WITNESS: "LRU (policy 1)", MARCONI: "Marconi"}
@@ -38,14 +39,7 @@ def table(comparison: Comparison) -> str:
     names = [name for name in TITLES if name in comparison.measures]
     header = [comparison.title, *(TITLES[name] for name in names), "Marconi against LRU"]
     rows = [header, *_rows(comparison, names)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    sizes = list(enumerate(widths))
-    lines = [
-        "| " + " | ".join(_pad(cell, width, column) for column, (cell, width) in cells) + " |"
-        for cells in (list(enumerate(zip(row, widths, strict=True))) for row in rows)
-    ]
-    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in sizes]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+    return markdown_table(rows)
 
 
 def eviction_kinds(measures: Mapping[str, Measures]) -> list[str]:
@@ -147,7 +141,3 @@ def _eviction_rows(measures: Mapping[str, Measures], names: Sequence[str]) -> li
 
 def _ratio(ours: float, theirs: float) -> str:
     return f"x {ours / theirs:.2f}" if theirs else "-"
-
-
-def _pad(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)

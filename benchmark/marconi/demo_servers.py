@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from live.server_api import flush_cache, marconi_counters
 
 # A loaded two-core machine takes a minute and a half; a server that fails does so long before.
 START_SECONDS = 300.0
 LOG_TAIL_LINES = 40
-# The whole demo runs from what is on the disk.
+# The whole demo runs from what is on the disk, unless the environment says otherwise.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -63,18 +64,11 @@ class Server:
 
     def flush_cache(self) -> None:
         """Empty the prefix cache once the last request is on its way out."""
-        for _ in range(100):
-            if requests.post(self.base_url + "/flush_cache", timeout=60).ok:
-                return
-            time.sleep(0.1)
-        raise ServerFailed(f"{self.base_url} does not flush its cache\n{log_tail(self.log_path)}")
+        flush_cache(self.base_url)
 
     def marconi_counters(self) -> Mapping[str, Any] | None:
         """Marconi's counters since the start; None for stock SGLang, which has none."""
-        answer = requests.get(self.base_url + "/server_info", timeout=60)
-        answer.raise_for_status()
-        state = answer.json()["internal_states"][0].get("marconi")
-        return state if isinstance(state, dict) else None
+        return next(iter(marconi_counters(self.base_url)), None)
 
 
 @contextmanager
@@ -85,6 +79,7 @@ def launch_servers(
     *,
     port: int = 0,
     on_ready: Callable[[str], None] = lambda name: None,
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[dict[str, Server]]:
     """Start one server for each name in ``flags``, all at once, and yield them when all answer.
 
@@ -104,7 +99,7 @@ def launch_servers(
             log_path = log_dir / f"server-{name}.log"
             process = stack.enter_context(run_in_group(command, log_path))
             servers[name] = Server(f"http://127.0.0.1:{chosen}", log_path, process)
-        _wait_for_all(servers, on_ready)
+        _wait_for_all(servers, on_ready, start_seconds)
         yield servers
 
 
@@ -120,7 +115,7 @@ def run_in_group(command: Sequence[str], log_path: Path) -> Iterator[subprocess.
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **OFFLINE},
+            env={**OFFLINE, **os.environ},
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
@@ -145,8 +140,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for_all(servers: Mapping[str, Server], on_ready: Callable[[str], None]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+def _wait_for_all(
+    servers: Mapping[str, Server], on_ready: Callable[[str], None], seconds: float
+) -> None:
+    deadline = time.monotonic() + seconds
     waiting = dict(servers)
     while waiting:
         for name, server in list(waiting.items()):
@@ -159,7 +156,7 @@ def _wait_for_all(servers: Mapping[str, Server], on_ready: Callable[[str], None]
                     on_ready(name)
         if time.monotonic() > deadline:
             name, server = next(iter(waiting.items()))
-            what = f"Server '{name}' did not answer within {START_SECONDS:.0f} s."
+            what = f"Server '{name}' did not answer within {seconds:.0f} s."
             raise ServerFailed(f"{what}\n{log_tail(server.log_path)}")
         time.sleep(0.5)
 

@@ -22,7 +22,10 @@ PRINTABLE_TOKEN = 70
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """The benchmark's shape: lengths in tokens, drawn between half of them and all."""
+    """The benchmark's shape: lengths in tokens, drawn between half of them and all.
+
+    ``output_token`` is what every reply consists of; None leaves it to the model.
+    """
 
     groups: int
     prompts_per_group: int
@@ -31,15 +34,17 @@ class SharedPrefix:
     output_length: int
     concurrency: int
     seed: int
+    output_token: int | None = PRINTABLE_TOKEN
 
     def command(self, model: Path, base_url: str, output: Path) -> tuple[str, ...]:
         """The command line that sends it to ``base_url`` and writes a JSON line to ``output``."""
-        sampling = {
+        sampling: dict[str, Any] = {
             "temperature": 0,
             "max_new_tokens": self.output_length,
             "ignore_eos": True,
-            "logit_bias": {str(PRINTABLE_TOKEN): 100.0},
         }
+        if self.output_token is not None:
+            sampling["logit_bias"] = {str(self.output_token): 100.0}
         return (
             *(sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang"),
             *("--base-url", base_url, "--model", str(model), "--tokenizer", str(model)),
@@ -70,7 +75,9 @@ class BenchRun:
     seconds: float
 
 
-def run_shared_prefix(shape: SharedPrefix, model: Path, base_url: str, output: Path) -> BenchRun:
+def run_shared_prefix(
+    shape: SharedPrefix, model: Path, base_url: str, output: Path, seconds: float = RUN_SECONDS
+) -> BenchRun:
     """Run the benchmark once against one server; its log lies beside ``output``.
 
     Raises:
@@ -79,7 +86,7 @@ def run_shared_prefix(shape: SharedPrefix, model: Path, base_url: str, output: P
     output.unlink(missing_ok=True)
     log_path = output.with_suffix(".log")
     with run_in_group(shape.command(model, base_url, output), log_path) as process:
-        code = _wait(process)
+        code = _wait(process, seconds)
     if code or not output.exists():
         raise RuntimeError(f"bench_serving ended with code {code}.\n{log_tail(log_path)}")
     run = parse_run(json.loads(output.read_text().splitlines()[-1]), shape.output_length)
@@ -105,8 +112,8 @@ def parse_run(result: dict[str, Any], output_length: int) -> BenchRun:
     return BenchRun(served, float(result["duration"]))
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    deadline = time.monotonic() + RUN_SECONDS
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     return process.returncode

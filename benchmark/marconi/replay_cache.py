@@ -25,7 +25,12 @@ from traces import Request
 
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
 CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
-#: State slots that a running request holds under ``extra_buffer``.
+#: Tokens between the depths at which a prefill can leave a state: the kernels' chunk.
+GRID_TOKENS = 64
+#: One in so many requests that wait has its prefix touched before it is scheduled.
+TOUCH_INTERVAL = 32
+#: State slots that a running request holds under ``extra_buffer``; one less on a server that
+#: schedules without overlap, as all do on a CPU.
 WORKING_STATES = 3
 
 
@@ -72,9 +77,20 @@ class OutOfMemory(Exception):
 class Replay:
     """Feeds requests to one cache; every slot taken is given back or owned by the tree."""
 
-    def __init__(self, cache: CpuCache, block_tokens: int) -> None:
+    def __init__(
+        self,
+        cache: CpuCache,
+        block_tokens: int,
+        *,
+        chunk_tokens: int = CHUNK_TOKENS,
+        working_states: int = WORKING_STATES,
+    ) -> None:
         self.cache = cache
         self.block_tokens = block_tokens
+        self.chunk_tokens = chunk_tokens
+        self.working_states = working_states
+        #: Requests scheduled so far, by a server also before the replay.
+        self.passes = 0
         self.ledger = LossLedger()
         self._fresh: Iterator[int] = itertools.count(1 << 40)
         self._served = 0
@@ -99,14 +115,26 @@ class Replay:
             index: the request's place in the trace, counted from 0; a policy with a method
                 ``begin(index, prompt_ids, output_ids)`` is told.
         """
-        count = (request.input_length + request.output_length) // self.block_tokens
+        # The last token of a reply is never fed back, so it has no KV.
+        computed = request.input_length + max(request.output_length, 1) - 1
+        count = computed // self.block_tokens
         prompt = list(request.prompt_ids[: request.input_length // self.block_tokens])
         output = list(request.output_ids[: count - len(prompt)])
         output += itertools.islice(self._fresh, count - len(prompt) - len(output))
         observe = getattr(self.cache.policy, "begin", None)
         if observe is not None:
             observe(index, prompt, output)
+        self._look_ahead(prompt)
         return RequestRun(self, request, prompt, output)
+
+    def _look_ahead(self, prompt: list[int]) -> None:
+        """What the scheduler does to the tree for a request that waits, before it matches it."""
+        cache = self.cache.cache
+        if cache.supports_fast_match_prefix():
+            self.cache.match(prompt)
+        elif self.passes % TOUCH_INTERVAL == 0:
+            cache.touch_prefix(self.cache.key(prompt))
+        self.passes += 1
 
 
 class RequestRun:
@@ -149,7 +177,7 @@ class RequestRun:
     @property
     def states_missing(self) -> int:
         """Working states that it has yet to allocate."""
-        return WORKING_STATES - len(self._states)
+        return self._replay.working_states - len(self._states)
 
     @property
     def has_chunks(self) -> bool:
@@ -178,16 +206,21 @@ class RequestRun:
     def finish_chunk(self) -> None:
         """The chunk was computed: its state enters the tree."""
         end, state_at = self._chunks.popleft()
-        self._donate(state_at)
+        if state_at is not None:
+            ends = not self._chunks and self.request.output_length <= 1
+            # Only a request that goes on needs another slot for the one that it gives away.
+            self._donate(state_at, self._states.pop() if ends else self._cache.alloc_state())
         self._note_computed(end)
 
     def decode(self) -> None:
-        """Hold KV for the whole output.
+        """Hold KV for the whole output, which comes token by token.
 
         Raises:
             OutOfMemory: nothing evictable is left.
         """
-        self._hold(len(self._tokens))
+        while self.kv_missing > 0:
+            free = max(int(self._cache.allocator.available_size()), 1)
+            self._hold(len(self._tokens) - self.kv_missing + min(free, self.kv_missing))
         self._note_computed(len(self._tokens))
 
     def finish(self) -> None:
@@ -195,7 +228,7 @@ class RequestRun:
         step = max(TRACK_TOKENS // self._replay.block_tokens, 1)
         tracked = len(self._tokens) // step * step
         if self._computed >= tracked > len(self._prompt):
-            self._donate(tracked)
+            self._donate(tracked, self._states.pop())
         if self._lookup is not None and self.served.served:
             self._cache.cache.count_request(self._lookup)
         self.cancel()
@@ -217,15 +250,21 @@ class RequestRun:
         lookup = SimpleNamespace(kv=ReqKvInfo(), rid="", session=None, origin_input_ids=blocks)
         return self._cache.match(tokens, req=lookup), lookup
 
-    def _plan(self, branch: int | None) -> deque[tuple[int, int]]:
-        """End of each prefill chunk, and the depth of the one state that it gives to the tree."""
-        step = max(CHUNK_TOKENS // self._replay.block_tokens, 1)
+    def _plan(self, branch: int | None) -> deque[tuple[int, int | None]]:
+        """End of each prefill chunk, and the depth of the one state that it gives to the tree.
+
+        A chunk shorter than the grid gives none. States lie on the grid from the chunk's start.
+        """
+        step = max(self._replay.chunk_tokens // self._replay.block_tokens, 1)
+        grid = max(GRID_TOKENS // self._replay.block_tokens, 1)
         prompt = len(self._prompt)
-        chunks: deque[tuple[int, int]] = deque()
+        chunks: deque[tuple[int, int | None]] = deque()
         start = self.depth
         for end in (*range(start + step, prompt, step), prompt):
-            inside = branch is not None and start < branch < end
-            chunks.append((end, branch if inside and branch is not None else end))
+            state_at = None if end - start < grid else start + (end - start) // grid * grid
+            if state_at is not None and branch is not None and start < branch < end:
+                state_at = state_at if (branch - start) % grid else branch
+            chunks.append((end, state_at))
             start = end
         return chunks
 
@@ -234,11 +273,11 @@ class RequestRun:
         self._computed = end
 
     def _hold(self, end: int) -> None:
-        while self.states_missing:
-            state = self._cache.alloc_state()
-            if state is None:
-                raise OutOfMemory
-            self._states.append(state)
+        if self.states_missing and self.depth:
+            # The matched state is copied before the other slots are sought.
+            self._hold_states(1)
+        if self.states_missing:
+            self._hold_states(self.states_missing)
         missing = end - self.depth - len(self._kv)
         if missing > 0:
             fresh = self._cache.alloc_kv(missing)
@@ -246,9 +285,14 @@ class RequestRun:
                 raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
 
-    def _donate(self, end: int) -> None:
-        """Give the tree the KV of all blocks before ``end`` with a state there, if one is free."""
-        state = self._cache.alloc_state() if end > self.depth else None
+    def _hold_states(self, count: int) -> None:
+        slots = self._cache.alloc_state(count)
+        if slots is None:
+            raise OutOfMemory
+        self._states += [slots[place : place + 1] for place in range(count)]
+
+    def _donate(self, end: int, state: torch.Tensor | None) -> None:
+        """Give the tree the KV of all blocks before ``end`` with ``state``, if there is one."""
         if state is None:
             return
         cache = self._cache.cache

@@ -120,7 +120,7 @@ def test_losses_of_the_lab_are_those_that_the_server_counts(trace):
     assert ours["never_admitted"] >= counted["never_admitted"]
 
     turns = [range(20), range(40), range(200, 210), [*range(20), 99, 100]]
-    few_states = [Request(0, None, 64 * len(ids), 0, tuple(ids), ()) for ids in turns]
+    few_states = [Request(0, None, 64 * len(ids), 2, tuple(ids), ()) for ids in turns]
     ours, counted = losses(few_states, kv_tokens=100, state_slots=5)
     assert ours == {"state_evicted": 20, "kv_evicted": 0, "never_admitted": 0} == counted
 
