@@ -20,11 +20,11 @@ from pathlib import Path
 
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import create_policy
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice, choices
-from sglang.srt.mem_cache.marconi.tuning.requests import Began, Ended
+from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended
 from sglang.srt.mem_cache.marconi.tuning.retrospect import Retrospect
 from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
@@ -146,19 +146,18 @@ def tuned_savings(
         retrospect.follow(one.ended)
         step = schedule.count(cache.evictions > 0)
         if step is Step.LOOK_BACK:
-            verdict = retrospect.look_back()
+            verdict = retrospect.look_back(schedule.window)
         elif step is Step.ASK and verdict is not None:
             choice = tried[verdict.chosen]
-            evictions = cache.evictions
-            cache = cache.copy(policy_of(choice, cost))
-            cache.evictions = evictions
+            cache.replace_policy(policy_of(choice, cost))
             adopted.append((len(saved), choice.label))
             schedule.answered(gave_up=False)
             verdict = None
     return saved, adopted
 
 
-def policy_of(choice: Choice, cost: ModelCost):  # type: ignore[no-untyped-def]
+def policy_of(choice: Choice, cost: ModelCost) -> EvictionPolicy:
+    """What the server would put in force."""
     return create_policy(choice.config, SAVINGS[choice.config.marconi_savings](cost))
 
 

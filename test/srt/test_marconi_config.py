@@ -13,7 +13,7 @@ def test_nothing_given_is_stock():
 
 def test_policy_2_completes_itself_with_defaults():
     config = MarconiConfig.from_options({"marconi_evict_policy": 2})
-    assert config == MarconiConfig(2, 0.5, "surviving", "both")
+    assert config == MarconiConfig(2, "auto", "surviving", "both", 5.0, 1000, False, 1024, 600.0)
     assert config.policy_name == "marconi"
 
 
@@ -26,15 +26,15 @@ def test_text_and_numbers_mean_the_same():
 @pytest.mark.parametrize(
     ("options", "flag", "value", "allowed"),
     [
-        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2"),
-        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2"),
-        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2"),
+        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2, auto"),
+        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2, auto"),
+        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2, auto"),
         *[
             (
                 {"marconi_evict_policy": 2, "marconi_eff_weight": bad},
                 "--marconi-eff-weight",
                 repr(bad),
-                "a finite number >= 0",
+                "is a finite number >= 0 or auto",
             )
             for bad in (-0.1, float("nan"), float("inf"), "half", True, "nan", "-1")
         ],
@@ -49,6 +49,65 @@ def test_text_and_numbers_mean_the_same():
             "--marconi-evict-pools",
             "'kv'",
             "both, state",
+        ),
+        *[
+            (
+                {"marconi_evict_policy": 2, "marconi_tuning_interval": bad},
+                "--marconi-tuning-interval",
+                repr(bad),
+                "is a whole number >= 0",
+            )
+            for bad in (-1, 0.5, "often")
+        ],
+        (
+            {"marconi_evict_policy": 2, "marconi_bootstrap_multiplier": 0.9},
+            "--marconi-bootstrap-multiplier",
+            "0.9",
+            "is a finite number >= 1",
+        ),
+        (
+            {"marconi_evict_policy": 2, "marconi_tuner_memory_mib": 100},
+            "--marconi-tuner-memory-mib",
+            "100",
+            "is a whole number >= 128",
+        ),
+        (
+            {"marconi_evict_policy": 2, "disable_marconi_autotune": "maybe"},
+            "--disable-marconi-autotune",
+            "'maybe'",
+            "True, False",
+        ),
+        (
+            {
+                "marconi_evict_policy": 2,
+                "marconi_eff_weight": "auto",
+                "disable_marconi_autotune": True,
+            },
+            "--marconi-eff-weight",
+            "auto",
+            "--disable-marconi-autotune",
+        ),
+        (
+            {"marconi_evict_policy": "auto", "disable_marconi_autotune": True},
+            "--marconi-evict-policy",
+            "auto",
+            "--disable-marconi-autotune",
+        ),
+        (
+            {"marconi_evict_policy": "auto", "marconi_evict_pools": "state"},
+            "--marconi-evict-pools",
+            "'state'",
+            "--marconi-evict-policy 2",
+        ),
+        (
+            {
+                "marconi_evict_policy": 2,
+                "marconi_eff_weight": 0.3,
+                "marconi_tuning_interval": 5,
+            },
+            "--marconi-tuning-interval",
+            "5",
+            "--marconi-eff-weight auto",
         ),
         ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
         (
@@ -68,3 +127,20 @@ def test_bad_values_are_named(options, flag, value, allowed):
 def test_an_unknown_option_is_named():
     with pytest.raises(MarconiConfigError, match="marconi_evict_polcy"):
         MarconiConfig.from_options({"marconi_evict_polcy": 2})
+
+
+def test_what_is_left_to_the_tuner():
+    def of(**options) -> MarconiConfig:
+        return MarconiConfig.from_options({"marconi_evict_policy": 2, **options})
+
+    assert of().tunes and of(marconi_eff_weight="auto").tunes
+    assert not of(marconi_eff_weight=0.3).tunes
+    disabled = of(disable_marconi_autotune=True)
+    assert not disabled.tunes and disabled.marconi_eff_weight == 0.5
+    assert of(disable_marconi_autotune="true") == disabled
+    assert of(disable_marconi_autotune=False) == of()
+    assert of(disable_marconi_autotune=True, marconi_eff_weight=2).marconi_eff_weight == 2.0
+    policy = of(marconi_evict_policy="auto", marconi_eff_weight=0.3)
+    assert policy.tunes and policy.policy_name == "auto"
+    assert not of(marconi_evict_policy=1).tunes
+    assert MarconiConfig.from_options({"disable_marconi_autotune": False}) is None

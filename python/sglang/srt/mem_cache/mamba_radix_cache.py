@@ -18,18 +18,23 @@ from sglang.srt.mem_cache.mamba_radix_tree import (
 )
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy, reweight
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel, Savings
 from sglang.srt.mem_cache.marconi.stats import MarconiStats, VictimKind
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice, untuned
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.mamba_radix_tuning import MambaRadixTuning
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 logger = logging.getLogger(__name__)
+
+Adopt = Callable[[Choice], None]
+OnError = Callable[[str, Exception], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class MarconiSetup:
         policy: who chooses the victims; ``None`` for the one that the config names.
         description: the cost model in a few words, for the log.
         on_request: called with the counters after each counted request, for exporters.
+        make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
+            force and what is told of errors; ``None`` for none.
     """
 
     config: MarconiConfig
@@ -51,6 +58,7 @@ class MarconiSetup:
     policy: EvictionPolicy | None = None
     description: str = ""
     on_request: Callable[[MarconiStats], None] | None = None
+    make_tuning: Callable[[Adopt, OnError], MambaRadixTuning] | None = None
 
 
 class MambaRadixCache(UnifiedRadixCache):
@@ -67,10 +75,14 @@ class MambaRadixCache(UnifiedRadixCache):
     def __init__(self, params: CacheInitParams, *, setup: MarconiSetup) -> None:
         self.marconi = setup
         self.stats = MarconiStats()
-        self.policy = setup.policy or create_policy(setup.config, setup.savings)
+        self.tuning: MambaRadixTuning | None = None
+        self.choice = untuned(setup.config, is_tuned=setup.make_tuning is not None)
+        self.stats.eff_weight = self.choice.eff_weight
+        self.policy = setup.policy or create_policy(self.choice.config, setup.savings)
         self.view = MambaRadixView(self.policy)
         self.view_is_sound = True
         self._short_of = "path_cap"
+        self._was_short = False
         self._warned: set[str] = set()
         self._lookups = MambaRadixLookups(self.view)
         register_tree_core()
@@ -84,6 +96,8 @@ class MambaRadixCache(UnifiedRadixCache):
                 },
             )
         )
+        if setup.make_tuning is not None and not params.disable:
+            self.tuning = setup.make_tuning(self.adopt, self._count_error)
 
     # -- eviction, as PR #11214 names it
 
@@ -106,13 +120,25 @@ class MambaRadixCache(UnifiedRadixCache):
         self.report(self.view.refresh)
         return {
             **self.marconi.config.as_dict(),
-            "policy": self.marconi.config.policy_name,
+            "policy": self.choice.config.policy_name,
+            "tuning": None if self.tuning is None else self.tuning.controller.describe(),
             "cost_model": self.marconi.description,
             "tree_core": type(self.tree_core).__name__,
             "clock": self.view.now,
             "cached_prefixes": len(self.view),
             **self.stats.as_dict(),
         }
+
+    def adopt(self, choice: Choice) -> None:
+        """Put another policy or weight in force."""
+        weight = choice.config.marconi_eff_weight
+        if replace(self.choice.config, marconi_eff_weight=weight) == choice.config:
+            reweight(self.policy, choice.config)
+        else:
+            self.policy = create_policy(choice.config, self.marconi.savings)
+            self.report(self.view.replace_policy, self.policy)
+        self.choice = choice
+        self.stats.eff_weight = choice.eff_weight
 
     # -- what the tree reports
 
@@ -136,6 +162,8 @@ class MambaRadixCache(UnifiedRadixCache):
         self.view_is_sound = True
         self.report(self.view.clear)
         self.report(self._lookups.clear)
+        if self.tuning is not None:
+            self.tuning.flushed()
 
     def state_created(self, node: UnifiedTreeNode) -> None:
         self._lookups.state_created(node)
@@ -165,6 +193,7 @@ class MambaRadixCache(UnifiedRadixCache):
     def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
         self._short_of = pool.value
+        self._was_short = True
         if pool not in self.policy.pools:
             return None
         return PolicyWalk(self, pool, session_test(component))
@@ -190,7 +219,15 @@ class MambaRadixCache(UnifiedRadixCache):
 
     def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         self.count_request(req)
+        if self.tuning is not None:
+            self.tuning.checkpointed(req, evicted=self._was_short)
+            self.tuning.count_into(self.stats)
         super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
+
+    def on_release(self, req: Any, *, checkpointed: bool) -> None:
+        super().on_release(req, checkpointed=checkpointed)
+        if self.tuning is not None:
+            self.tuning.released(req)
 
     def count_request(self, req: Any) -> None:
         """Count a request that is being prefilled; from the second call on it does nothing."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sglang.srt.marconi_utils import ModelCost, cost_from_config, pool_bytes
 from sglang.srt.mem_cache.mamba_radix_cache import MarconiSetup
+from sglang.srt.mem_cache.mamba_radix_tuning import make_tuning
 from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
 from sglang.srt.mem_cache.marconi.metrics import PrometheusExporter
 from sglang.srt.mem_cache.marconi.savings import SAVINGS
@@ -55,6 +57,7 @@ def make_setup(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         savings=SAVINGS[config.marconi_savings](cost),
         description=cost.describe(),
         on_request=exporter,
+        make_tuning=partial(make_tuning, ctx.params, config, cost) if config.tunes else None,
     )
 
 

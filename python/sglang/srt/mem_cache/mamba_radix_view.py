@@ -61,6 +61,13 @@ class MambaRadixView:
         ):
             table.clear()
 
+    def replace_policy(self, policy: EvictionPolicy) -> None:
+        """Put another policy in force, which learns of all prefixes in their old order."""
+        self.refresh()
+        self.policy = policy
+        for prefix in self._prefixes.values():
+            policy.on_insert(prefix, self.now)
+
     def tick(self) -> int:
         """Advance the logical clock by one operation."""
         self.now += 1

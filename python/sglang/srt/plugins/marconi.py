@@ -167,6 +167,8 @@ def check_server_args(_result: None, server_args: Any) -> None:
             f"{chosen}, which orders KV too, but --radix-eviction-policy is {kv_order!r}; allowed "
             f"is lru, or --marconi-evict-pools state"
         )
+    if config.tunes:
+        _check_one_group(view)
     model_config = model_config_of(server_args)
     if mambaish_config(model_config) is None:
         architectures = getattr(model_config.hf_config, "architectures", None)
@@ -177,6 +179,22 @@ def check_server_args(_result: None, server_args: Any) -> None:
     from sglang.srt.mem_cache.mamba_radix_setup import model_cost
 
     model_cost(model_config, config)
+
+
+def _check_one_group(view: Any) -> None:
+    """The tuner's answers travel over the tensor-parallel group: all that evict must be in it.
+
+    Raises:
+        MarconiConfigError: pipeline stages, or context-parallel ranks under attention DP, are not.
+    """
+    for name in ("pp_size", "attn_cp_size"):
+        size = getattr(view, name, 1) or 1
+        if size > 1 and (name == "pp_size" or getattr(view, "enable_dp_attention", False)):
+            raise MarconiConfigError(
+                f"--marconi-eff-weight or --marconi-evict-policy is auto but "
+                f"--{name.replace('_', '-')} is {size}, whose ranks cannot agree on a tuned value; "
+                f"allowed with it are a number, or --disable-marconi-autotune"
+            )
 
 
 # -- the cache

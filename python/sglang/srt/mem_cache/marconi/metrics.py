@@ -22,7 +22,7 @@ class PrometheusExporter:
     """
 
     def __init__(self, labels: Mapping[str, str], registry: Any = None) -> None:
-        from prometheus_client import REGISTRY, Counter
+        from prometheus_client import REGISTRY, Counter, Gauge
 
         names = tuple(labels)
         self._labels = dict(labels)
@@ -36,8 +36,16 @@ class PrometheusExporter:
             )
             for name, text, extra in _METRICS
         }
+        self._eff_weight: Any = Gauge(
+            _PREFIX + "eff_weight",
+            "Weight of FLOP efficiency in force; 0 under LRU.",
+            names,
+            registry=REGISTRY if registry is None else registry,
+            multiprocess_mode="mostrecent",
+        )
 
     def __call__(self, stats: MarconiStats) -> None:
+        self._eff_weight.labels(**self._labels).set(stats.eff_weight)
         for name, values, value in samples(stats):
             key = (name, tuple(values.values()))
             added = value - self._last.get(key, 0.0)
@@ -57,6 +65,10 @@ _METRICS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("lost_tokens", "Prompt tokens seen before and prefilled again, by reason.", ("reason",)),
     ("lru_fallbacks", "Decisions left to LRU because scoring failed.", ("pool",)),
     ("errors", "Errors in keeping the cache's counters or its view of the tree.", ()),
+    ("tuner_answers", "Windows of requests that the tuner looked back at.", ()),
+    ("tuner_failures", "Deaths, time-outs and unreadable answers of the tuner.", ()),
+    ("tuner_restarts", "Times that the tuner was started again.", ()),
+    ("adoptions", "Changes of the policy or weight in force.", ()),
 )
 
 
@@ -70,6 +82,10 @@ def samples(stats: MarconiStats) -> list[tuple[str, dict[str, str], float]]:
         ("evicted_bytes", stats.bytes_evicted),
         ("evicted_flops", stats.flops_evicted),
         ("errors", stats.errors),
+        ("tuner_answers", stats.tuner_answers),
+        ("tuner_failures", stats.tuner_failures),
+        ("tuner_restarts", stats.tuner_restarts),
+        ("adoptions", stats.adoptions),
     ]
     result: list[tuple[str, dict[str, str], float]] = [
         (name, {}, float(value)) for name, value in plain

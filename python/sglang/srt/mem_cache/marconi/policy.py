@@ -128,3 +128,10 @@ TUNABLE: dict[str, dict[str, Any]] = {
 def create_policy(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
     """The policy that a configuration names which leaves nothing to the tuner."""
     return POLICIES[config.marconi_evict_policy](config, savings)
+
+
+def reweight(policy: EvictionPolicy, config: MarconiConfig) -> None:
+    """Give a policy in force the weight of a configuration that is otherwise its own."""
+    if isinstance(policy, MarconiPolicy):
+        assert isinstance(config.marconi_eff_weight, float)
+        policy.eff_weight = config.marconi_eff_weight

@@ -53,7 +53,9 @@ class MarconiStats:
 
     Keys of ``victims`` are (pool under pressure, kind), of ``fallbacks`` the pool. Bytes are those
     of this rank, FLOPs those of the whole model. ``victim_digest`` is a running hash of all
-    victims in order: equal on two ranks exactly when both evicted the same.
+    victims in order: equal on two ranks exactly when both evicted the same. ``adoptions``
+    counts changes of policy or weight; what it says of the tuner only the rank that has it counts.
+    ``eff_weight`` is the weight in force, 0 under LRU.
     """
 
     requests: int = 0
@@ -67,6 +69,11 @@ class MarconiStats:
     kv_tokens_evicted: int = 0
     states_evicted: int = 0
     errors: int = 0
+    tuner_answers: int = 0
+    tuner_failures: int = 0
+    tuner_restarts: int = 0
+    adoptions: int = 0
+    eff_weight: float = 0.0
     victim_digest: bytes = b""
     victims: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost_tokens: Counter[str] = field(default_factory=Counter)
@@ -134,4 +141,9 @@ class MarconiStats:
             },
             "fallbacks_to_lru": dict(sorted(self.fallbacks.items())),
             "errors": self.errors,
+            "tuner_answers": self.tuner_answers,
+            "tuner_failures": self.tuner_failures,
+            "tuner_restarts": self.tuner_restarts,
+            "adoptions": self.adoptions,
+            "eff_weight": self.eff_weight,
         }

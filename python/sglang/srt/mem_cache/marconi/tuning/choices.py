@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sglang.srt.mem_cache.marconi.config import AUTO, MarconiConfig
+from sglang.srt.mem_cache.marconi.config import AUTO, DEFAULT_EFF_WEIGHT, MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import TUNABLE
 
 #: The paper's grid: 0, 0.1, … 2.
@@ -27,10 +27,15 @@ class Choice:
         return self.config.marconi_evict_policy == 1
 
     @property
+    def eff_weight(self) -> float:
+        """Weight of FLOP efficiency; 0 under LRU."""
+        return 0.0 if self.is_stock else float(self.config.marconi_eff_weight)
+
+    @property
     def label(self) -> str:
         if self.is_stock:
             return "lru"
-        return f"{self.config.marconi_evict_pools}:{self.config.marconi_eff_weight:g}"
+        return f"{self.config.marconi_evict_pools}:{self.eff_weight:g}"
 
 
 def choices(config: MarconiConfig) -> tuple[Choice, ...]:
@@ -50,3 +55,12 @@ def choices(config: MarconiConfig) -> tuple[Choice, ...]:
         weights = EFF_WEIGHTS if policy.marconi_eff_weight == AUTO else (policy.marconi_eff_weight,)
         found += [Choice(replace(policy, marconi_eff_weight=weight)) for weight in weights]
     return tuple(found)
+
+
+def untuned(config: MarconiConfig, *, is_tuned: bool) -> Choice:
+    """What is in force at first, or for good where nothing is tuned."""
+    if is_tuned or not config.tunes:
+        return choices(config)[0]
+    if config.marconi_evict_policy == AUTO:
+        config = replace(config, marconi_evict_policy=2)
+    return Choice(replace(config, marconi_eff_weight=DEFAULT_EFF_WEIGHT))

@@ -1,4 +1,4 @@
-"""When to look back, and when to ask for the answer: at counted requests, the same on every rank."""
+"""When to look back and when to ask for the answer: at counted requests, the same on all ranks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,24 @@ class Step(Enum):
 class Schedule:
     """Counts requests; decides nothing by time.
 
-    Nothing is tuned before the first eviction. The first window then ends at
-    ``marconi_bootstrap_multiplier`` times the requests counted so far (paper, section 4.2), later
-    ones ``marconi_tuning_interval`` requests after the answer to the one before.
+    Nothing is tuned before the first eviction. The first window is all requests up to
+    ``marconi_bootstrap_multiplier`` times those counted by then (paper, section 4.2). Later ones
+    end ``marconi_tuning_interval`` requests after the answer to the one before, and reach back as
+    far as the first: a replay that is too short to fill the cache would tell nothing apart.
+
+    Attributes:
+        requests: counted so far.
+        window: requests that a window holds, 0 until the first eviction.
+        next_look_back: the count at which the next window ends.
     """
 
     def __init__(self, config: MarconiConfig) -> None:
         self._multiplier = config.marconi_bootstrap_multiplier
         self._interval = config.marconi_tuning_interval
         self.requests = 0
-        self.window_began = 0
-        self.window_ends: int | None = None
+        self.window = 0
+        self.next_look_back: int | None = None
         self._asking_since: int | None = None
-        self._first_window = 0
         self._over = False
 
     @property
@@ -56,18 +61,17 @@ class Schedule:
             return Step.ASK if asked else Step.NOTHING
         if self._over or not evicted:
             return Step.NOTHING
-        if self.window_ends is None:
+        if self.next_look_back is None:
             end = max(math.ceil(self._multiplier * self.requests), self.requests + 1)
-            self.window_ends = min(end, self.requests + LONGEST_BOOTSTRAP)
-            self._first_window = self.window_ends
-        if self.requests < self.window_ends:
+            self.next_look_back = min(end, self.requests + LONGEST_BOOTSTRAP)
+            self.window = max(self.next_look_back, self._interval)
+        if self.requests < self.next_look_back:
             return Step.NOTHING
         self._asking_since = self.requests
         return Step.LOOK_BACK
 
     def answered(self, gave_up: bool) -> None:
-        """All ranks have the answer, or know that there will be none; the next window begins."""
+        """All ranks have the answer, or know that there will be none."""
         self._asking_since = None
         self._over = not self._interval and not gave_up
-        self.window_began = self.requests
-        self.window_ends = self.requests + (self._interval or self._first_window)
+        self.next_look_back = self.requests + (self._interval or self.window)

@@ -24,7 +24,8 @@ class ShadowShape:
         state_slots: state pool.
         chunk: longest stretch of one prefill forward.
         track: states of generated tokens lie at multiples of it.
-        grid: branch states lie at multiples of it; 0 where the server makes none.
+        grid: states of prompts lie at multiples of it.
+        branches: the server puts states at branch points inside a chunk.
         working_states: state slots that a running request holds beside the tree's.
     """
 
@@ -34,6 +35,7 @@ class ShadowShape:
     chunk: int
     track: int
     grid: int = 1
+    branches: bool = True
     working_states: int = 3
 
 
@@ -125,34 +127,28 @@ class ShadowCache:
         """Empty the cache; requests that still run leave nothing behind."""
         self.__post_init__()
 
-    def copy(self, policy: EvictionPolicy) -> ShadowCache:
-        """The same cache, with the same requests running, under a fresh policy."""
-        twin = ShadowCache(self.shape, policy)
-        twin.tree, nodes = self.tree.copy(policy)
-        twin.kv_free, twin.states_free = self.kv_free, self.states_free
-        twin._runs = {
-            id: _Run(nodes[run.node.id], run.hashes, run.kv, run.states)
-            for id, run in self._runs.items()
-        }
-        return twin
+    def replace_policy(self, policy: EvictionPolicy) -> None:
+        """Put another policy in force; nothing else changes."""
+        self.policy = policy
+        self.tree.replace_policy(policy)
 
     # -- what a request does
 
     def _branch(self, hit: int, kv_hit: int) -> int:
         """Depth at which the prompt leaves what is cached, 0 where no state is to be put there."""
-        grid = self.shape.grid
-        branch = kv_hit // grid * grid if grid else 0
+        branch = self._on_grid(kv_hit) if self.shape.branches else 0
         return branch if branch > hit else 0
+
+    def _on_grid(self, blocks: int) -> int:
+        return blocks // self.shape.grid * self.shape.grid
 
     def _prefill(self, run: _Run, branch: int) -> None:
         """A state at each chunk's end, or at the branch point inside the chunk."""
         prompt, chunk = len(run.hashes), self.shape.chunk
         for end in (*range(run.depth + chunk, prompt, chunk), prompt):
-            if run.depth < branch < end:
-                self._extend(run, branch)
-                self._compute(run, end)
-            else:
-                self._extend(run, end)
+            kept = branch if run.depth < branch < end else self._on_grid(end)
+            self._extend(run, kept)
+            self._compute(run, end)
 
     def _compute(self, run: _Run, blocks: int) -> None:
         """Hold KV for the first ``blocks`` blocks, and working states."""

@@ -16,9 +16,11 @@ from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
 
 class ShadowNode:
-    """Blocks ``start..end-1`` of ``hashes``, below ``parent``.
+    """Blocks ``start..end-1`` of a sequence, below ``parent``.
 
     Attributes:
+        hashes: chained hashes of these blocks.
+        last: the last of ``hashes``, 0 at the root.
         locks: running requests whose path leads through it.
         state_locks: running requests that stand at its end.
         touched: logical time of the last walk through it, by which KV leaves age.
@@ -28,19 +30,18 @@ class ShadowNode:
     """
 
     __slots__ = (
-        *("id", "parent", "children", "hashes", "start", "end", "has_state", "locks"),
-        *("state_locks", "touched", "accessed", "queued", "prefix"),
+        *("id", "parent", "children", "hashes", "start", "end", "last", "has_state"),
+        *("locks", "state_locks", "touched", "accessed", "queued", "prefix"),
     )
 
-    def __init__(
-        self, id: int, parent: ShadowNode | None, hashes: array[int], start: int, end: int
-    ) -> None:
+    def __init__(self, id: int, parent: ShadowNode | None, hashes: array[int], start: int) -> None:
         self.id = id
         self.parent = parent
         self.children: dict[int, ShadowNode] = {}
         self.hashes = hashes
         self.start = start
-        self.end = end
+        self.end = start + len(hashes)
+        self.last = hashes[-1] if hashes else 0
         self.has_state = False
         self.locks = 0
         self.state_locks = 0
@@ -68,7 +69,7 @@ class ShadowTree:
     def __init__(self, policy: EvictionPolicy, block_tokens: int) -> None:
         self.policy = policy
         self.block_tokens = block_tokens
-        self.root = ShadowNode(0, None, array("Q"), 0, 0)
+        self.root = ShadowNode(0, None, array("Q"), 0)
         self.now = 0
         self._time = 0
         self._next_id = 1
@@ -101,7 +102,7 @@ class ShadowTree:
             if child is None:
                 break
             end = child.end
-            if end <= blocks and child.hashes[end - 1] == hashes[end - 1]:
+            if end <= blocks and child.last == hashes[end - 1]:
                 node, depth = child, end
                 if node.has_state:
                     best = node
@@ -135,7 +136,7 @@ class ShadowTree:
             if child is None:
                 break
             end = child.end
-            if end <= blocks and child.hashes[end - 1] == hashes[end - 1]:
+            if end <= blocks and child.last == hashes[end - 1]:
                 node, depth = child, end
                 continue
             depth = _shared(child, hashes, min(end, blocks))
@@ -199,7 +200,7 @@ class ShadowTree:
         assert parent is not None and not node.children
         if node.has_state:
             del self._states[node.id]
-        del parent.children[node.hashes[node.start]]
+        del parent.children[node.hashes[0]]
         del self._nodes[node.id]
         node.parent = None
         self._marked.pop(node.id, None)
@@ -208,46 +209,19 @@ class ShadowTree:
         self._children_changed(parent, len(parent.children) + 1)
         self._queue_leaf(parent)
 
-    # -- a copy under another policy
-
-    def copy(self, policy: EvictionPolicy) -> tuple[ShadowTree, dict[int, ShadowNode]]:
-        """The same tree at the same tick, its prefixes made known to a fresh ``policy``.
-
-        Returns:
-            The copy, and its nodes (the root's included) by id.
-        """
-        twin = ShadowTree(policy, self.block_tokens)
-        twin.now, twin._time, twin._next_id = self.now, self._time, self._next_id
-        twin.root.locks = self.root.locks
-        nodes = {0: twin.root}
-        for node in self._nodes.values():
-            made = ShadowNode(node.id, None, node.hashes, node.start, node.end)
-            made.has_state, made.accessed, made.touched = (
-                node.has_state,
-                node.accessed,
-                node.touched,
-            )
-            made.locks, made.state_locks = node.locks, node.state_locks
-            nodes[node.id] = made
-        for node in self._nodes.values():
-            made, parent = nodes[node.id], node.parent
-            assert parent is not None
-            made.parent = above = nodes[parent.id]
-            above.children[made.hashes[made.start]] = made
-        twin._states = OrderedDict((id, nodes[id]) for id in self._states)
-        twin._nodes = {id: node for id, node in nodes.items() if id}
+    def replace_policy(self, policy: EvictionPolicy) -> None:
+        """Put another policy in force, which learns of all prefixes in their old order."""
         self._refresh()
-        # The policy learns of prefixes in the old order, so that ties go the same way.
         orders = {id: node.prefix.order for id, node in self._nodes.items() if node.prefix}
-        for id in sorted(twin._nodes, key=lambda id: (orders.get(id, self._next_order), id)):
-            twin._queue_leaf(nodes[id])
-            twin._mark(nodes[id])
-        return twin, nodes
+        self.policy, self._observed = policy, bool(policy.pools)
+        for id in sorted(self._nodes, key=lambda id: (orders.get(id, self._next_order), id)):
+            self._nodes[id].prefix = None
+            self._mark(self._nodes[id])
 
     # -- internals
 
     def _add(self, parent: ShadowNode, hashes: array[int], start: int, end: int) -> ShadowNode:
-        node = ShadowNode(self._next_id, parent, hashes, start, end)
+        node = ShadowNode(self._next_id, parent, hashes[start:end], start)
         self._next_id += 1
         self._nodes[node.id] = node
         parent.children[hashes[start]] = node
@@ -260,14 +234,15 @@ class ShadowTree:
         """Put a node that ends at depth ``at`` above ``lower``; the state stays below."""
         parent = lower.parent
         assert parent is not None
-        upper = ShadowNode(self._next_id, parent, lower.hashes, lower.start, at)
+        kept = at - lower.start
+        upper = ShadowNode(self._next_id, parent, lower.hashes[:kept], lower.start)
         self._next_id += 1
         self._nodes[upper.id] = upper
         upper.locks = lower.locks
         upper.accessed = lower.accessed
-        parent.children[lower.hashes[lower.start]] = upper
-        upper.children[lower.hashes[at]] = lower
-        lower.parent, lower.start = upper, at
+        parent.children[upper.hashes[0]] = upper
+        lower.hashes, lower.start, lower.parent = lower.hashes[kept:], at, upper
+        upper.children[lower.hashes[0]] = lower
         self._time += 1
         upper.touched = lower.touched = self._time
         self._mark(upper)
@@ -381,7 +356,7 @@ def _shared(node: ShadowNode, hashes: array[int], limit: int) -> int:
     low, high = node.start + 1, limit
     while low < high:
         middle = (low + high + 1) // 2
-        if node.hashes[middle - 1] == hashes[middle - 1]:
+        if node.hashes[middle - 1 - node.start] == hashes[middle - 1]:
             low = middle
         else:
             high = middle - 1

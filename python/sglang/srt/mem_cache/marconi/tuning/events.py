@@ -1,4 +1,4 @@
-"""What the server tells the tuner about its requests: lengths and block hashes, never tokens."""
+"""What the tuner is told of the requests: lengths and block hashes, never tokens."""
 
 from __future__ import annotations
 

@@ -1,0 +1,121 @@
+"""Tunes a cache: every rank counts, one looks back, all adopt the same at the same request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice, choices
+from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
+from sglang.srt.mem_cache.marconi.tuning.tuner import Answer, Tuner
+
+logger = logging.getLogger(__name__)
+
+Agree = Callable[[int, int], tuple[int, int]]
+"""Takes the first rank's pair of numbers to all ranks; called by every rank, in the same order."""
+
+
+@dataclass
+class Controller:
+    """The tuning of one cache on one rank.
+
+    Ranks count the same requests in the same order, so that all know without asking when a window
+    ends. From then on they meet once every few requests, until the first rank has an answer or
+    gives up, and at no other time.
+
+    Attributes:
+        tuner: on the first rank, ``None`` on others.
+        agree: ``None`` where there is one rank.
+        adopt: puts a choice in force.
+    """
+
+    config: MarconiConfig
+    tuner: Tuner | None
+    agree: Agree | None
+    adopt: Callable[[Choice], None]
+    in_force: int = 0
+    adoptions: int = 0
+    unanswered: int = 0
+    schedule: Schedule = field(init=False)
+    choices: tuple[Choice, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.config)
+        self.choices = choices(self.config)
+
+    def count_request(self, evicted: bool) -> None:
+        """Count a request that is being served.
+
+        Args:
+            evicted: the cache has evicted something since it was made.
+        """
+        if self.tuner is not None:
+            self.tuner.count_request()
+        step = self.schedule.count(evicted)
+        if step is Step.LOOK_BACK and self.tuner is not None:
+            self.tuner.look_back(min(self.schedule.window, self.schedule.requests))
+        elif step is Step.ASK:
+            self._ask()
+
+    def describe(self) -> dict[str, object]:
+        """What is going on, as plain JSON types; only the first rank knows of the tuner."""
+        schedule = self.schedule
+        described: dict[str, object] = {
+            "in_force": self.choices[self.in_force].label,
+            "adoptions": self.adoptions,
+            "unanswered": self.unanswered,
+            "pending": schedule.is_pending,
+            "requests": schedule.requests,
+            "window": schedule.window,
+            "next_look_back": schedule.next_look_back,
+        }
+        if self.tuner is not None:
+            health, verdict = self.tuner.health, self.tuner.verdict
+            described["tuner"] = {
+                "pid": self.tuner.pid,
+                "answers": health.answers,
+                "failures": health.failures,
+                "restarts": health.restarts,
+                "cpu_seconds": health.cpu_seconds,
+                "backlog_bytes": self.tuner.backlog,
+            }
+            if verdict is not None:
+                described["last_window"] = {
+                    "requests": verdict.requests,
+                    "chosen": self.choices[verdict.chosen].label,
+                    "flops_saved": {
+                        choice.label: trial.flops_saved
+                        for choice, trial in zip(self.choices, verdict.trials, strict=True)
+                    },
+                }
+        return described
+
+    def _ask(self) -> None:
+        found, chosen = Answer.PENDING, 0
+        if self.tuner is not None:
+            found = self.tuner.answer()
+            if found is Answer.CHOSEN and self.tuner.verdict is not None:
+                chosen = self.tuner.verdict.chosen
+        if self.agree is not None:
+            number, chosen = self.agree(found, chosen)
+            found = Answer(number)
+        if found is Answer.PENDING:
+            return
+        self.schedule.answered(gave_up=found is Answer.NONE)
+        if found is Answer.NONE:
+            self.unanswered += 1
+            return
+        before, after = self.choices[self.in_force], self.choices[chosen]
+        logger.info(
+            "Marconi: tuned at request %d: %s",
+            self.schedule.requests,
+            f"{before.label} stays"
+            if before == after
+            else f"{before.label} gives way to {after.label}",
+        )
+        if before != after:
+            self.adoptions += 1
+            self.in_force = chosen
+            self.adopt(after)
