@@ -26,9 +26,9 @@ def test_text_and_numbers_mean_the_same():
 @pytest.mark.parametrize(
     ("options", "flag", "value", "allowed"),
     [
-        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2, auto"),
-        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2, auto"),
-        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2, auto"),
+        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2, 3, auto"),
+        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2, 3, auto"),
+        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2, 3, auto"),
         *[
             (
                 {"marconi_evict_policy": 2, "marconi_eff_weight": bad},
