@@ -106,6 +106,10 @@ class ShadowCache:
         self._runs[run_id] = run
         return hit
 
+    def is_running(self, run_id: int) -> bool:
+        """It was admitted, and did not end."""
+        return run_id in self._runs
+
     def end(self, run_id: int, generated: array[int] | None) -> None:
         """A request finished, having filled the blocks of ``generated`` beyond its prompt's.
 

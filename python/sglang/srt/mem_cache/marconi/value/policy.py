@@ -52,16 +52,33 @@ class ValuePolicy:
 
     A decision looks at the head of each queue of :class:`Queues`: their number is bounded by
     classes, levels of age and magnitudes of cost, whatever the cache holds.
+
+    Args:
+        pools: whose victims it chooses.
+        shared: both pools are one memory, so that whichever is short, a state or a leaf of KV may
+            go, and all bytes that come free count.
+        odds: by default none were learnt yet.
     """
 
-    def __init__(self, cost: CostModel, pools: frozenset[Pool] = frozenset(Pool)) -> None:
+    def __init__(
+        self,
+        cost: CostModel,
+        pools: frozenset[Pool] = frozenset(Pool),
+        *,
+        shared: bool = False,
+        odds: ReuseOdds | None = None,
+    ) -> None:
         self.pools = pools
-        self.odds = ReuseOdds()
+        self.shared = shared
+        self.odds = odds or ReuseOdds()
         self._cost = cost
         self._lives = Lives(self.odds)
         self._life: dict[int, Life] = {}
         self._ghosts: dict[int, Life] = {}
-        self._queues = {pool: Queues() for pool in Pool if pool in pools}
+        # In shared memory one entry stands for both pools.
+        self._queues = {
+            pool: Queues() for pool in ((Pool.KV,) if shared else Pool) if pool in pools
+        }
         self._now = 0
 
     # -- events
@@ -109,7 +126,7 @@ class ValuePolicy:
     # -- decisions
 
     def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
-        queues = self._queues.get(pool)
+        queues = self._queues.get(Pool.KV if self.shared else pool)
         if queues is None:
             return None
         self._advance(now)
@@ -160,7 +177,7 @@ class ValuePolicy:
             life = self._lives.begin(prefix.id, class_of(prefix), prefix.last_access, self._now)
             self._life[prefix.id] = life
         for pool, queues in self._queues.items():
-            if not prefix.may_leave(pool):
+            if not self._may_leave(prefix, pool):
                 queues.discard(prefix.id)
             elif life is None:
                 queues.put(prefix, class_of(prefix), 0, prefix.last_access, 0.0)
@@ -178,14 +195,22 @@ class ValuePolicy:
             oldest = self._ghosts.pop(next(iter(self._ghosts)))
             self._lives.lose(oldest, self._now)
 
+    def _may_leave(self, prefix: CachedPrefix, pool: Pool) -> bool:
+        if self.shared:
+            return any(prefix.may_leave(either) for either in Pool)
+        return prefix.may_leave(pool)
+
     def _flops(self, prefix: CachedPrefix) -> float:
         return self._cost.flops(prefix.reuse_from, prefix.depth) if prefix.has_state else 0.0
 
     def _bytes(self, prefix: CachedPrefix, pool: Pool) -> float:
         """What comes free in the pool that is short: the rest of a victim is given up for it."""
+        kv = self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+        if self.shared:
+            return prefix.has_state * self._cost.state_bytes + prefix.is_leaf * kv
         if pool is Pool.STATE:
             return self._cost.state_bytes
-        return self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+        return kv
 
     def _value(self, candidate: Candidate) -> float:
         kind, level, magnitude = candidate.key
@@ -199,7 +224,9 @@ class ValuePolicy:
             for id, life in self._life.items():
                 candidate = queues.get(id)
                 if candidate is not None:
-                    assert candidate.prefix.may_leave(pool), f"prefix {id} may not leave {pool}"
+                    assert self._may_leave(candidate.prefix, pool), (
+                        f"prefix {id} may not leave {pool}"
+                    )
                     assert candidate.stamp == life.stamp, f"prefix {id} has a stale stamp"
         assert not self._ghosts.keys() & self._life.keys(), "a cached state is its own ghost"
 
