@@ -10,15 +10,17 @@ from __future__ import annotations
 import itertools
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from policies import CacheArguments, PolicyContext, cache_arguments
 from policies.shared import SharedOrderPolicy
 from replay_cache import CHUNK_TOKENS, TRACK_TOKENS, Served
+from sglang.srt.mem_cache.marconi.advice import HashedRequest
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, LruPolicy, create_policy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from sglang.srt.mem_cache.marconi.value import ValuePolicy
@@ -128,11 +130,7 @@ class ShadowWorld:
     def serve(self, request: Request) -> Served:
         """Serve one request alone."""
         block, cache = self._block, self._cache
-        # The last token of a reply is never fed back, so it has no KV.
-        count = (request.input_length + max(request.output_length, 1) - 1) // block
-        prompt = list(request.prompt_ids[: request.input_length // block])
-        output = list(request.output_ids[: count - len(prompt)])
-        output += itertools.islice(self._fresh, count - len(prompt) - len(output))
+        prompt, output = named_blocks(request, block, self._fresh)
         chain = chain_hashes(prompt + output)
         hashes = array("Q", (hash & (2**64 - 1) for hash in chain))
         whole = (request.input_length - 1) // block
@@ -144,3 +142,22 @@ class ShadowWorld:
         if served:
             self._ledger.computed(chain)
         return Served(request.input_length, hit * block, served=served, lost=lost)
+
+
+def named_blocks(request: Request, block: int, fresh: Iterator[int]) -> tuple[list[int], list[int]]:
+    """Ids of a prompt's whole blocks and of those filled beyond; ``fresh`` where none are known."""
+    # The last token of a reply is never fed back, so it has no KV.
+    count = (request.input_length + max(request.output_length, 1) - 1) // block
+    prompt = list(request.prompt_ids[: request.input_length // block])
+    output = list(request.output_ids[: count - len(prompt)])
+    output += itertools.islice(fresh, count - len(prompt) - len(output))
+    return prompt, output
+
+
+def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:
+    """The requests of a trace as chained block hashes."""
+    hasher, fresh = BlockHasher(1), itertools.count(1 << 40)
+    for request in requests:
+        prompt, output = named_blocks(request, block, fresh)
+        hashes = array("Q", hasher.extend(0, 0, prompt + output).tobytes())
+        yield HashedRequest(request.input_length, hashes[: len(prompt)], hashes[len(prompt) :])
