@@ -90,19 +90,15 @@ def sentence(advice: Advice) -> str:
     best, stock = 100 * advice.best_saved, 100 * advice.stock_saved
     return (
         f"Best: {advice.policy} with "
-        + ("elastic memory" if advice.ratio is None else f"ratio {advice.ratio:g}")
-        + f", {best:.1f} % of FLOPs saved over {advice.requests} requests; "
-        f"stock LRU at its default ratio saves {stock:.1f} %."
+        f"ratio {advice.ratio:g}, {best:.1f} % of FLOPs saved over {advice.requests} requests; "
+        f"stock LRU at its default ratio saves {stock:.1f} %. "
+        f"Elastic memory would save {100 * advice.elastic_saved:.1f} %, once a server offers it."
     )
 
 
 def command(advice: Advice, model: str) -> str:
     """How to launch it."""
-    memory = (
-        "--enable-unified-memory"
-        if advice.ratio is None
-        else f"--mamba-full-memory-ratio {advice.ratio:g}"
-    )
+    memory = f"--mamba-full-memory-ratio {advice.ratio:g}"
     flags = POLICY_ROWS[advice.policy].flags
     return f"python3 -m sglang.launch_server --model {model} {memory} {flags}".rstrip()
 

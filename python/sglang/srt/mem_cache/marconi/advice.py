@@ -67,18 +67,21 @@ class Advice:
 
     Attributes:
         policy: a key of :data:`POLICY_ROWS`.
-        ratio: ``--mamba-full-memory-ratio``, ``None`` for elastic memory.
+        ratio: ``--mamba-full-memory-ratio``.
         best_saved, stock_saved: share of the prompts' FLOPs saved by it, and by stock LRU at the
             default ratio.
+        elastic_saved: what one budget for KV and states would save at most. It is measured, not
+            advised: policy 3 does not yet choose between both pools on a server.
         requests: how many were replayed.
         ratios: that were tried.
         saved: share of FLOPs saved, by "policy/ratio" and "policy/elastic".
     """
 
     policy: str
-    ratio: float | None
+    ratio: float
     best_saved: float
     stock_saved: float
+    elastic_saved: float
     requests: int
     ratios: tuple[float, ...]
     saved: Mapping[str, float]
@@ -105,7 +108,8 @@ def advise(
         raise ValueError("the trace has no requests; allowed is 1 or more")
     tried = tuple(sorted({*ratios, DEFAULT_RATIO}))
     saved: dict[str, float] = {}
-    choices: dict[str, tuple[str, float | None]] = {}
+    choices: dict[str, tuple[str, float]] = {}
+    shared = [0.0]
     for name, row in POLICY_ROWS.items():
         for ratio in tried:
             shape = _shape(cost, memory_bytes, ratio, block_tokens)
@@ -116,19 +120,21 @@ def advise(
         if row.elastic is not None:
             shape = ShadowShape(block_tokens, 1, 1, *_steps(block_tokens))
             elastic = ElasticShadowCache(shape, row.elastic(cost), cost, memory_bytes)
-            key = f"{name}/elastic"
-            saved[key], choices[key] = share_saved(elastic, requests, cost), (name, None)
+            shared.append(share_saved(elastic, requests, cost))
+            saved[f"{name}/elastic"] = shared[-1]
     stock = saved.get(f"stock LRU/{DEFAULT_RATIO:g}")
     if stock is None:
         raise ValueError(
             f"memory is {memory_bytes / 2**30:g} GiB, too little for {FEWEST_STATES} states and "
             f"{FEWEST_BLOCKS} blocks of KV at ratio {DEFAULT_RATIO:g}"
         )
-    best = max(saved, key=lambda key: saved[key])
+    best = max(choices, key=lambda key: saved[key])
     if saved[best] < stock + WORTHWHILE:
         best = f"stock LRU/{DEFAULT_RATIO:g}"
     policy, ratio_chosen = choices[best]
-    return Advice(policy, ratio_chosen, saved[best], stock, len(requests), tried, saved)
+    return Advice(
+        policy, ratio_chosen, saved[best], stock, max(shared), len(requests), tried, saved
+    )
 
 
 def share_saved(cache: ShadowCache, requests: Sequence[HashedRequest], cost: CostModel) -> float:
