@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--limit", type=int, help="only so many requests")
     what.add_argument("--policy", default="lru,server:2", help="comma-separated, see below")
     what.add_argument("--model", required=True, help="a known name, or a config.json")
-    what.add_argument("--engine", choices=("sglang", "paper"), default="sglang")
+    what.add_argument("--engine", choices=("sglang", "shadow", "paper"), default="sglang")
     what.add_argument("--paper-mode", choices=("corrected", "as_published"), default="corrected")
     what.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
 
@@ -72,6 +72,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     memory.add_argument("--memory-gib", help="both pools together, in GiB; comma-separated")
     memory.add_argument("--capacity", help=f"of {', '.join(CAPACITIES)}; comma-separated")
     memory.add_argument("--mamba-full-memory-ratio", type=float, default=DEFAULT_RATIO)
+    memory.add_argument(
+        "--memory",
+        choices=("static", "elastic"),
+        default="static",
+        help="a pool each for KV and states, or one budget of bytes for both (--engine shadow)",
+    )
 
     server = parser.add_argument_group("the simulated server")
     server.add_argument("--admission", default="sglang", help="which states enter the cache")
@@ -119,6 +125,7 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
             limit=options.limit,
             paper_mode=options.paper_mode,
             labels=dict(map(_label, options.label)),
+            memory=options.memory,
         )
         for sized in _sizes(base, options):
             for policy in options.policy.split(","):

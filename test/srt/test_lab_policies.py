@@ -31,7 +31,7 @@ ONLINE = (
     *("lru", "lru-python", "slru", "slru:3", "lfu", "tlru", "tlru:2000:500", "cap:0", "cap:2"),
     *("server:1", "server:2", "server:2:0.25", "marconi:0", "marconi:1", "marconi-state:0.5"),
     *("marconi-rank:1", "marconi-rank-state:1", "seglen", "seglen-state", "gdsf", "gdsf-state"),
-    "superseded",
+    *("superseded", "server:3", "value", "value:no-returns"),
 )
 
 
@@ -42,7 +42,15 @@ ONLINE = (
     "spec",
     [
         *("", "best", "lru:1", "cap", "cap:-1", "cap:x", "cap:1:2", "marconi", "marconi:nan"),
-        *("marconi:-1", "server", "server:3", "server:2:x", "server:1:0.5", "tlru:1:2:3"),
+        *(
+            "marconi:-1",
+            "server",
+            "server:7",
+            "value:x",
+            "server:2:x",
+            "server:1:0.5",
+            "tlru:1:2:3",
+        ),
         *("slru:0", "seglen:1", "infinite:2", "clairvoyant:1", "marconi-rank"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfig, MarconiConfigError
 
@@ -28,9 +30,9 @@ def test_text_and_numbers_mean_the_same():
 @pytest.mark.parametrize(
     ("options", "flag", "value", "allowed"),
     [
-        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2, auto"),
-        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2, auto"),
-        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2, auto"),
+        ({"marconi_evict_policy": 7}, "--marconi-evict-policy", "7", "1, 2, 3, auto"),
+        ({"marconi_evict_policy": True}, "--marconi-evict-policy", "True", "1, 2, 3, auto"),
+        ({"marconi_evict_policy": "lru"}, "--marconi-evict-policy", "'lru'", "1, 2, 3, auto"),
         *[
             (
                 {"marconi_evict_policy": 2, "marconi_eff_weight": bad},
@@ -158,11 +160,11 @@ def test_bad_values_are_named(options, flag, value, allowed):
 
 
 def test_admission_goes_with_every_policy():
-    for policy in (1, 2):
-        config = MarconiConfig.from_options(
-            {"marconi_evict_policy": policy, "marconi_admission": "judicious"}
-        )
-        assert config == MarconiConfig(policy, "auto", marconi_admission="judicious")
+    for policy in (1, 2, 3, "auto"):
+        options = {"marconi_evict_policy": policy}
+        config = MarconiConfig.from_options({**options, "marconi_admission": "judicious"})
+        plain = MarconiConfig.from_options(options)
+        assert config == replace(plain, marconi_admission="judicious")
 
 
 def test_boundary_tokens_are_sequences_of_ids():

@@ -32,6 +32,8 @@ POLICIES = {
     "both:0": {"marconi_evict_policy": 2, "marconi_eff_weight": 0},
     "both:0.5": {"marconi_evict_policy": 2, "marconi_eff_weight": 0.5},
     "both:2": {"marconi_evict_policy": 2, "marconi_eff_weight": 2},
+    "value": {"marconi_evict_policy": 3},
+    "value:state": {"marconi_evict_policy": 3, "marconi_evict_pools": "state"},
     "state:1": {
         "marconi_evict_policy": 2,
         "marconi_eff_weight": 1,

@@ -19,6 +19,7 @@ from traces import Request
 
 from lab.costs import load_cost
 from lab.paper_world import paper_config, simulate_paper
+from lab.shadow_world import shadow_cache, simulate_shadow
 from lab.spec import RunSpec
 from lab.timeline import Timeline
 from lab.totals import Totals
@@ -34,6 +35,7 @@ def policy_context(spec: RunSpec, cost: ModelCost) -> PolicyContext:
         requests=spec.requests,
         admission=spec.admission,
         running=spec.concurrency or 1,
+        elastic=spec.memory == "elastic",
     )
 
 
@@ -45,10 +47,14 @@ def check_spec(spec: RunSpec) -> None:
     """
     with Path(spec.trace).open("rb"):
         pass
+    if spec.memory == "elastic" and spec.engine != "shadow":
+        raise ValueError(
+            f"--memory is elastic but --engine is {spec.engine}; allowed is --engine shadow"
+        )
     if spec.engine == "paper":
         paper_config(spec)
         return
-    load_cost(spec.model)
+    cost = load_cost(spec.model)
     check_policy(spec.policy)
     if spec.admission not in ADMISSION_CHOICES:
         allowed = ", ".join(ADMISSION_CHOICES)
@@ -61,6 +67,8 @@ def check_spec(spec: RunSpec) -> None:
     ):
         if value < 1:
             raise ValueError(f"{flag} is {value}; allowed is 1 or more")
+    if spec.engine == "shadow":
+        shadow_cache(spec, policy_context(spec, cost))
 
 
 def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
@@ -71,6 +79,8 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     """
     if spec.engine == "paper":
         return simulate_paper(spec)
+    if spec.engine == "shadow":
+        return simulate_shadow(spec, policy_context(spec, load_cost(spec.model)))
     torch.set_num_threads(1)
     started = time.perf_counter()
     cost = load_cost(spec.model)

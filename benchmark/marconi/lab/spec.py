@@ -14,7 +14,8 @@ from traces.reader import Errors
 from lab.costs import load_cost, split_memory
 from lab.service import ServiceTimes
 
-Engine = Literal["sglang", "paper"]
+Engine = Literal["sglang", "shadow", "paper"]
+Memory = Literal["static", "elastic"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class RunSpec:
         capacity: its name, where it was found by one.
         concurrency: requests at a time; ``None``: one at a time, without a clock.
         labels: further columns of the row.
+        memory: whether states and KV have pools of their own or share one budget of bytes.
     """
 
     trace: str
@@ -52,10 +54,15 @@ class RunSpec:
     limit: int | None = None
     paper_mode: str = "corrected"
     labels: dict[str, str | float] = field(default_factory=dict)
+    memory: Memory = "static"
 
     def key(self) -> str:
         """Identity of the run: equal for equal specs, and for no others."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        if self.memory == "static":
+            # Rows of before there was a choice keep their identity.
+            del values["memory"]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def requests(self) -> TraceReader:
@@ -84,6 +91,7 @@ class RunSpec:
             "capacity": self.capacity,
             "admission": self.admission,
             "concurrency": self.concurrency,
+            "memory": self.memory,
             "labels": self.labels,
         }
 

@@ -25,6 +25,10 @@ class KeyedPolicy:
         """Its place in the order; the lowest goes first."""
         raise NotImplementedError
 
+    def may_leave(self, prefix: CachedPrefix, pool: Pool) -> bool:
+        """Whether evicting it helps where ``pool`` is short, and is allowed."""
+        return prefix.may_leave(pool)
+
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
         self.on_change(prefix)
 
@@ -34,7 +38,7 @@ class KeyedPolicy:
     def on_change(self, prefix: CachedPrefix) -> None:
         for pool, known in self._prefixes.items():
             self._discard(prefix, pool)
-            if prefix.may_leave(pool):
+            if self.may_leave(prefix, pool):
                 entry = (*self.key(prefix, pool), prefix.order, prefix.id)
                 known[prefix.id] = prefix, entry
                 self._sorted[pool].add(entry)

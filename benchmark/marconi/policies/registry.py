@@ -30,6 +30,7 @@ class PolicyContext:
         requests: reads the trace again from its start; offline policies do.
         admission: which states enter the cache.
         running: requests that may run at once.
+        elastic: KV and states share one budget of bytes.
     """
 
     cost: CostModel
@@ -39,6 +40,7 @@ class PolicyContext:
     requests: Callable[[], Iterator[Request]]
     admission: str = "sglang"
     running: int = 1
+    elastic: bool = False
 
 
 @dataclass(frozen=True)

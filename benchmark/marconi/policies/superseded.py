@@ -6,6 +6,7 @@ from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
 from policies.keyed import Key, KeyedPolicy
 from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
+from policies.shared import SharedOrderPolicy
 
 
 class SupersededFirstPolicy(KeyedPolicy):
@@ -20,4 +21,6 @@ class SupersededFirstPolicy(KeyedPolicy):
 
 @policy_family("superseded", "states with one child first, LRU inside each class and for KV leaves")
 def superseded(arguments: PolicyArguments) -> Recipe:
-    return lambda context: CacheArguments(SupersededFirstPolicy())
+    return lambda context: CacheArguments(
+        SharedOrderPolicy(superseded_first=True) if context.elastic else SupersededFirstPolicy()
+    )

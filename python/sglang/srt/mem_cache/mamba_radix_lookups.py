@@ -6,6 +6,7 @@ from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
 from sglang.srt.mem_cache.marconi.ghosts import Ghosts, PrefixDigest, extend, root_digest
+from sglang.srt.mem_cache.marconi.policy import ReturnObserver
 from sglang.srt.mem_cache.marconi.stats import Lookup
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
@@ -47,6 +48,7 @@ class MambaRadixLookups:
             self._digest(node.parent, node.key),
             self._reader().tokens_of(node.key),
             node.id in self._had_state,
+            node.id,
         )
         self._had_state.discard(node.id)
         self._digests.pop(node.id, None)
@@ -63,7 +65,8 @@ class MambaRadixLookups:
         """
         if getattr(req, "marconi_counted", False):
             return
-        deepest_state, deepest_kv = self._deepest_lost_state(last, hit), kv_alive
+        deepest_state, lost = self._deepest_lost_state(last, hit)
+        deepest_kv = kv_alive
         state_kv_alive = True
         if len(self._ghosts) and kv_alive < len(key):
             alive = self._digest(last, key)
@@ -72,6 +75,10 @@ class MambaRadixLookups:
                 deepest_kv = max(deepest_kv, ghost.kv_depth)
                 if ghost.state_depth > deepest_state:
                     deepest_state, state_kv_alive = ghost.state_depth, False
+                    lost = ghost.state_owner
+        policy = self._view.policy
+        if lost is not None and isinstance(policy, ReturnObserver):
+            policy.on_return(lost, self._view.now)
         req.marconi_lookup = Lookup(
             len(req.origin_input_ids), hit, deepest_state, deepest_kv, state_kv_alive
         )
@@ -89,16 +96,20 @@ class MambaRadixLookups:
         assert self._tree is not None
         return self._tree
 
-    def _deepest_lost_state(self, node: Any, hit: int) -> int:
-        """Depth of the deepest evicted state on the path to ``node``, ``hit`` if none is deeper."""
+    def _deepest_lost_state(self, node: Any, hit: int) -> tuple[int, int | None]:
+        """The deepest evicted state on the path to ``node``.
+
+        Returns:
+            Its depth and its node's id; ``hit`` and ``None`` if none is deeper.
+        """
         while node.parent is not None:
             depth = self._view.depth(node)
             if depth <= hit:
                 break
             if node.id in self._had_state and not self._reader().state_survives(node):
-                return depth
+                return depth, node.id
             node = node.parent
-        return hit
+        return hit, None
 
     def _digest(self, node: Any, key: Any) -> PrefixDigest:
         """Of the path from the root to the end of ``node``, in the namespace of ``key``."""

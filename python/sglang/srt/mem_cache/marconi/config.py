@@ -11,7 +11,7 @@ from typing import Any
 AUTO = "auto"
 
 #: Lowest-utility eviction is what the project is for; 1 exists to compare against.
-POLICY_NAMES: dict[int | str, str] = {1: "lru", 2: "marconi", AUTO: AUTO}
+POLICY_NAMES: dict[int | str, str] = {1: "lru", 2: "marconi", 3: "value", AUTO: AUTO}
 
 #: What a weight that nobody gave or tunes is.
 DEFAULT_EFF_WEIGHT = 0.5
@@ -79,7 +79,8 @@ FLAGS: tuple[MarconiFlag, ...] = (
     MarconiFlag(
         "marconi_evict_policy",
         "How the prefix cache of a hybrid model chooses what to evict: 1 is stock LRU, 2 is "
-        "Marconi (recency + weight * FLOP efficiency), auto is whichever would have saved most "
+        "Marconi (recency + weight * FLOP efficiency), 3 is value per byte (odds of reuse, learnt, "
+        "* FLOPs / bytes), auto is whichever would have saved most "
         "FLOPs on the requests just seen. Unset: SGLang is exactly stock.",
         tuple(POLICY_NAMES),
         None,
@@ -101,9 +102,10 @@ FLAGS: tuple[MarconiFlag, ...] = (
     ),
     MarconiFlag(
         "marconi_evict_pools",
-        "Which pools policy 2 orders: 'both', or only the 'state' pool with stock LRU for KV.",
+        "Which pools policies 2 and 3 order: 'both', or the 'state' pool with stock LRU for KV.",
         POOLS_CHOICES,
         "both",
+        policies=(2, 3, AUTO),
     ),
     MarconiFlag(
         "marconi_bootstrap_multiplier",
@@ -151,7 +153,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         "those at branch points and at the last decoded token.",
         ADMISSION_CHOICES,
         "sglang",
-        policies=(1, 2, AUTO),
+        policies=(1, 2, 3, AUTO),
     ),
     MarconiFlag(
         "marconi_boundary_tokens",
@@ -161,7 +163,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         None,
         None,
         metavar="IDS",
-        policies=(1, 2, AUTO),
+        policies=(1, 2, 3, AUTO),
         sequences=True,
     ),
 )
@@ -180,7 +182,7 @@ class MarconiConfig:
     """A checked, complete set of Marconi options.
 
     Attributes:
-        marconi_evict_policy: 1, 2 or "auto" (see :data:`POLICY_NAMES`).
+        marconi_evict_policy: 1, 2, 3 or "auto" (see :data:`POLICY_NAMES`).
         marconi_eff_weight: alpha, dimensionless, finite and >= 0, or "auto".
         marconi_savings: reference point of a state's savings, see :data:`FLAGS`.
         marconi_evict_pools: pools whose victims the policy orders.
@@ -258,7 +260,7 @@ class MarconiConfig:
             if flag.field in given
         }
         _check_together(checked)
-        if checked["marconi_evict_policy"] == 1:
+        if checked["marconi_evict_policy"] in (1, 3):
             checked["marconi_eff_weight"] = DEFAULT_EFF_WEIGHT
         elif checked.get("disable_marconi_autotune"):
             checked.setdefault("marconi_eff_weight", DEFAULT_EFF_WEIGHT)
@@ -323,6 +325,14 @@ def _check_together(given: Mapping[str, Any]) -> None:
             f"--marconi-admission is {given.get('marconi_admission', 'not set')}; allowed with it "
             f"is --marconi-admission judicious"
         )
+    if policy == 3:
+        ignored = [flag for flag in others if flag.field != "marconi_evict_pools"]
+        if ignored:
+            raise MarconiConfigError(
+                f"{ignored[0].flag} is {given[ignored[0].field]!r} but --marconi-evict-policy is 3 "
+                f"(value per byte), which has no weight; allowed with it is "
+                f"--marconi-evict-policy 2"
+            )
     if policy == AUTO and "marconi_evict_pools" in given:
         raise MarconiConfigError(
             f"--marconi-evict-pools is {given['marconi_evict_pools']!r} but --marconi-evict-policy "

@@ -64,10 +64,10 @@ def _hash(chain: bytes, data: bytes) -> bytes:
 
 @dataclass(slots=True)
 class _Block:
-    """What was seen to follow one chain of blocks: a next block, and tails at which a state lay."""
+    """What was seen to follow one chain of blocks: a next block, and tails at which states lay."""
 
     seen: bool
-    state_tails: set[bytes]
+    state_tails: dict[bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,12 @@ class GhostHit:
     Attributes:
         state_depth: deepest evicted state on it, 0 if none.
         kv_depth: end of its last block whose KV was evicted, 0 if none.
+        state_owner: as given to :meth:`Ghosts.add` with the state at ``state_depth``.
     """
 
     state_depth: int
     kv_depth: int
+    state_owner: int = 0
 
 
 class Ghosts:
@@ -99,17 +101,20 @@ class Ghosts:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def add(self, parent: PrefixDigest, tokens: Sequence[int], had_state: bool) -> None:
+    def add(
+        self, parent: PrefixDigest, tokens: Sequence[int], had_state: bool, owner: int = 0
+    ) -> None:
         """Remember that the KV of ``tokens``, which followed ``parent``, is gone.
 
         Args:
             had_state: a state ever lay at the end of ``tokens``.
+            owner: whose it was.
         """
         end, links = extend(parent, tokens)
         for _, after in links:
             self._block(after).seen = True
         if had_state:
-            self._block(end.chain).state_tails.add(end.tail)
+            self._block(end.chain).state_tails[end.tail] = owner
         while len(self._blocks) > self._max_blocks:
             self._blocks.popitem(last=False)
 
@@ -119,15 +124,15 @@ class Ghosts:
         data = alive.tail + array("q", tokens).tobytes()
         base = alive.length - len(alive.tail) // _TOKEN_BYTES
         chain, at = alive.chain, 0
-        state_depth = kv_depth = 0
+        state_depth = kv_depth = state_owner = 0
         while True:
             block = self._blocks.get(chain)
             if block is not None:
-                for tail in block.state_tails:
+                for tail, owner in block.state_tails.items():
                     if data.startswith(tail, at):
                         depth = base + (at + len(tail)) // _TOKEN_BYTES
-                        if depth > alive.length:
-                            state_depth = max(state_depth, depth)
+                        if depth > max(alive.length, state_depth):
+                            state_depth, state_owner = depth, owner
             if at + width > len(data):
                 break
             chain = _hash(chain, data[at : at + width])
@@ -136,7 +141,7 @@ class Ghosts:
                 break
             at += width
             kv_depth = base + at // _TOKEN_BYTES
-        return GhostHit(state_depth, max(kv_depth, state_depth))
+        return GhostHit(state_depth, max(kv_depth, state_depth), state_owner)
 
     def clear(self) -> None:
         self._blocks.clear()
@@ -144,7 +149,7 @@ class Ghosts:
     def _block(self, chain: bytes) -> _Block:
         block = self._blocks.get(chain)
         if block is None:
-            block = self._blocks[chain] = _Block(False, set())
+            block = self._blocks[chain] = _Block(False, {})
         else:
             self._blocks.move_to_end(chain)
         return block

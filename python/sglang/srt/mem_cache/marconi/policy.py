@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sglang.srt.mem_cache.marconi.candidates import Candidates
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import Savings, flop_efficiency
+from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
 
 
 class EvictionPolicy(Protocol):
@@ -41,6 +42,14 @@ class EvictionPolicy(Protocol):
         Args:
             excluding: ids already tried in this eviction, to be passed over.
         """
+
+
+@runtime_checkable
+class ReturnObserver(Protocol):
+    """A policy that learns from requests that come back for what was evicted."""
+
+    def on_return(self, id: int, now: int) -> None:
+        """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
 
 
 class LruPolicy:
@@ -110,11 +119,15 @@ def _marconi(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
     return MarconiPolicy(savings, config.marconi_eff_weight, _POOLS[config.marconi_evict_pools])
 
 
+def _value(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+    return ValuePolicy(savings.cost, _POOLS[config.marconi_evict_pools])
+
+
 def _lru(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
     return LruPolicy()
 
 
-POLICIES: dict[int | str, PolicyFactory] = {1: _lru, 2: _marconi}
+POLICIES: dict[int | str, PolicyFactory] = {1: _lru, 2: _marconi, 3: _value}
 
 #: Policies that ``--marconi-evict-policy auto`` chooses between: by name, what each fixes of the
 #: configuration. Stock LRU is the first: it is in force until a window shows another to be better.

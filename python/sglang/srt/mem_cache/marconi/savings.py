@@ -25,6 +25,11 @@ class CostModel(Protocol):
 class Savings(Protocol):
     """Prices one cached prefix."""
 
+    @property
+    def cost(self) -> CostModel:
+        """FLOPs and bytes of the model."""
+        ...
+
     def flops_saved(self, prefix: CachedPrefix) -> float:
         """FLOPs that a request ending exactly here saves because this prefix is cached."""
         ...
@@ -42,17 +47,17 @@ class SurvivingSavings:
     """
 
     def __init__(self, cost: CostModel) -> None:
-        self._cost = cost
+        self.cost = cost
 
     def flops_saved(self, prefix: CachedPrefix) -> float:
         if not prefix.has_state:
             return 0.0
-        return float(self._cost.flops(prefix.reuse_from, prefix.depth))
+        return float(self.cost.flops(prefix.reuse_from, prefix.depth))
 
     def bytes_freed(self, prefix: CachedPrefix, pool: Pool) -> float:
-        freed = float(self._cost.state_bytes) if prefix.has_state else 0.0
+        freed = float(self.cost.state_bytes) if prefix.has_state else 0.0
         if prefix.is_leaf:
-            freed += self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+            freed += self.cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
         return freed
 
 
@@ -64,15 +69,15 @@ class ParentSavings:
     """
 
     def __init__(self, cost: CostModel) -> None:
-        self._cost = cost
+        self.cost = cost
 
     def flops_saved(self, prefix: CachedPrefix) -> float:
         if not prefix.has_state:
             return 0.0
-        return float(self._cost.flops(prefix.segment_from, prefix.depth))
+        return float(self.cost.flops(prefix.segment_from, prefix.depth))
 
     def bytes_freed(self, prefix: CachedPrefix, pool: Pool) -> float:
-        return self._cost.state_bytes + self._cost.kv_bytes_per_token * prefix.depth
+        return self.cost.state_bytes + self.cost.kv_bytes_per_token * prefix.depth
 
 
 SAVINGS: dict[str, Callable[[CostModel], Savings]] = {

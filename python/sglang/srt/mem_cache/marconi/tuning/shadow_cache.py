@@ -10,10 +10,13 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, ReturnObserver
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
+
+#: Evicted states that are remembered, so that the policy can be told when one is missed.
+MOST_EVICTED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class ShadowCache:
         self.states_free = self.shape.state_slots
         self.evictions = 0
         self._runs: dict[int, _Run] = {}
+        self._evicted: dict[int, int] = {}
 
     # -- the stream of requests
 
@@ -92,6 +96,7 @@ class ShadowCache:
         lookup = min(len(hashes), max(prompt_tokens - 1, 0) // self.shape.block_tokens)
         node, kv_hit = self.tree.match(hashes, lookup)
         hit = node.end
+        self._report_return(hashes, hit, lookup)
         run = _Run(node, hashes)
         self.tree.lock(node)
         try:
@@ -101,6 +106,10 @@ class ShadowCache:
             return 0
         self._runs[run_id] = run
         return hit
+
+    def is_running(self, run_id: int) -> bool:
+        """It was admitted, and did not end."""
+        return run_id in self._runs
 
     def end(self, run_id: int, generated: array[int] | None) -> None:
         """A request finished, having filled the blocks of ``generated`` beyond its prompt's.
@@ -132,6 +141,25 @@ class ShadowCache:
         """Put another policy in force; nothing else changes."""
         self.policy = policy
         self.tree.replace_policy(policy)
+
+    # -- what the policy is told of evicted states
+
+    def _report_return(self, hashes: array[int], hit: int, lookup: int) -> None:
+        """Tell the policy of the deepest evicted state at which the request would have resumed."""
+        if not (self._evicted and isinstance(self.policy, ReturnObserver)):
+            return
+        for block in reversed(hashes[hit:lookup]):
+            id = self._evicted.get(block)
+            if id is not None:
+                self.policy.on_return(id, self.tree.now)
+                return
+
+    def _remember(self, node: ShadowNode) -> None:
+        end = node.last
+        self._evicted.pop(end, None)
+        self._evicted[end] = node.id
+        if len(self._evicted) > MOST_EVICTED:
+            del self._evicted[next(iter(self._evicted))]
 
     # -- what a request does
 
@@ -207,7 +235,10 @@ class ShadowCache:
         self.evictions += 1
         if self.on_victim is not None:
             self.on_victim(pool, node)
-        self.states_free += node.has_state
+        if node.has_state:
+            self.states_free += 1
+            if self.policy.pools:
+                self._remember(node)
         if node.is_evictable_leaf:
             self.kv_free += node.end - node.start
             self.tree.delete_leaf(node)

@@ -1,0 +1,163 @@
+"""The same row from the shadow: block hashes alone, some ten times faster, and elastic memory.
+
+Under ``elastic`` memory KV and states come from one budget of bytes (SGLang's
+``--enable-unified-memory`` without its fragments), and a policy must choose between a state and a
+leaf of KV.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from policies import CacheArguments, PolicyContext, cache_arguments
+from policies.shared import SharedOrderPolicy
+from replay_cache import CHUNK_TOKENS, TRACK_TOKENS, Served
+from sglang.srt.mem_cache.marconi.advice import HashedRequest
+from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, LruPolicy, create_policy
+from sglang.srt.mem_cache.marconi.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
+from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.value import ValuePolicy
+from traces import Request
+
+from lab.costs import load_cost
+from lab.losses import LossLedger, chain_hashes
+from lab.spec import RunSpec
+from lab.totals import REASONS, Totals
+
+
+def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
+    """Run a spec on the shadow, one request at a time, and return its row.
+
+    Raises:
+        OSError, ValueError: a trace that cannot be used, or what the shadow does not simulate.
+    """
+    started = time.perf_counter()
+    cache = shadow_cache(spec, context)
+    cost = load_cost(spec.model)
+    totals = Totals(cost, spec.block)
+    requests = spec.requests()
+    world = ShadowWorld(cache, spec.block)
+    for request in requests:
+        totals.add(world.serve(request))
+    return {
+        **spec.columns(),
+        **totals.as_row(),
+        "corrupt_lines": requests.skipped,
+        "lost_tokens": dict.fromkeys(REASONS),
+        "evictions": {"all": cache.evictions},
+        "fallbacks_to_lru": 0,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def shadow_cache(spec: RunSpec, context: PolicyContext) -> ShadowCache:
+    """An empty shadow of the server that a spec describes; lengths in blocks of its trace.
+
+    Raises:
+        ValueError: what the shadow does not simulate.
+    """
+    if spec.concurrency is not None:
+        raise ValueError("--concurrency is given; allowed is --engine sglang")
+    policy = shadow_policy(spec, cache_arguments(spec.policy, context), context)
+    shape = ShadowShape(
+        block_tokens=1,
+        kv_blocks=context.kv_tokens,
+        state_slots=context.state_slots,
+        chunk=max(CHUNK_TOKENS // spec.block, 1),
+        track=max(TRACK_TOKENS // spec.block, 1),
+    )
+    if spec.memory == "static":
+        return ShadowCache(shape, policy)
+    cost = context.cost
+    budget = context.kv_tokens * cost.kv_bytes_per_token + context.state_slots * cost.state_bytes
+    return ElasticShadowCache(shape, policy, cost, budget)
+
+
+def shadow_policy(
+    spec: RunSpec, arguments: CacheArguments, context: PolicyContext
+) -> EvictionPolicy:
+    """The policy that a ``--policy`` names, as the shadow runs it.
+
+    Raises:
+        ValueError: it needs the real tree, or does not choose between both pools.
+    """
+    policy, elastic = arguments.policy, spec.memory == "elastic"
+    if (
+        arguments.kv_order != "lru"
+        or arguments.max_states_per_path != -1
+        or arguments.kv_tokens is not None
+        or hasattr(policy, "attach")
+    ):
+        raise ValueError(f"--policy is {spec.policy!r}; it needs --engine sglang")
+    if policy is None:
+        return SharedOrderPolicy() if elastic else LruPolicy()
+    if not isinstance(policy, int):
+        if elastic and not getattr(policy, "shared", False):
+            raise ValueError(f"--policy is {spec.policy!r}, {_ELASTIC}")
+        return policy
+    if elastic:
+        if policy != 3:
+            raise ValueError(f"--policy is {spec.policy!r}, {_ELASTIC}")
+        return ValuePolicy(context.cost, shared=True)
+    config = MarconiConfig.from_options({"marconi_evict_policy": policy, **arguments.options})
+    assert config is not None
+    return create_policy(config, SAVINGS[config.marconi_savings](context.cost))
+
+
+_ELASTIC = (
+    "which orders each pool by itself; allowed with --memory elastic are lru, superseded, "
+    "value, server:3"
+)
+
+
+class ShadowWorld:
+    """Feeds requests of a trace to a shadow and says what each found."""
+
+    def __init__(self, cache: ShadowCache, block_tokens: int) -> None:
+        self._cache = cache
+        self._block = block_tokens
+        self._ledger = LossLedger()
+        self._fresh: Iterator[int] = itertools.count(1 << 40)
+        self._served = 0
+
+    def serve(self, request: Request) -> Served:
+        """Serve one request alone."""
+        block, cache = self._block, self._cache
+        prompt, output = named_blocks(request, block, self._fresh)
+        chain = chain_hashes(prompt + output)
+        hashes = array("Q", (hash & (2**64 - 1) for hash in chain))
+        whole = (request.input_length - 1) // block
+        id, self._served = self._served, self._served + 1
+        hit = cache.begin(id, hashes[: len(prompt)], whole + 1)
+        served = cache.is_running(id)
+        lost = self._ledger.look_up(chain[:whole], hit, hit)
+        cache.end(id, hashes[len(prompt) :])
+        if served:
+            self._ledger.computed(chain)
+        return Served(request.input_length, hit * block, served=served, lost=lost)
+
+
+def named_blocks(request: Request, block: int, fresh: Iterator[int]) -> tuple[list[int], list[int]]:
+    """Ids of a prompt's whole blocks and of those filled beyond; ``fresh`` where none are known."""
+    # The last token of a reply is never fed back, so it has no KV.
+    count = (request.input_length + max(request.output_length, 1) - 1) // block
+    prompt = list(request.prompt_ids[: request.input_length // block])
+    output = list(request.output_ids[: count - len(prompt)])
+    output += itertools.islice(fresh, count - len(prompt) - len(output))
+    return prompt, output
+
+
+def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:
+    """The requests of a trace as chained block hashes."""
+    hasher, fresh = BlockHasher(1), itertools.count(1 << 40)
+    for request in requests:
+        prompt, output = named_blocks(request, block, fresh)
+        hashes = array("Q", hasher.extend(0, 0, prompt + output).tobytes())
+        yield HashedRequest(request.input_length, hashes[: len(prompt)], hashes[len(prompt) :])

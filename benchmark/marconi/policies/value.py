@@ -1,0 +1,61 @@
+"""Policy 3 with one of its ingredients taken out, to see what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.savings import CostModel
+from sglang.srt.mem_cache.marconi.value import PrefixClass, ReuseOdds, ValuePolicy
+
+from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
+
+
+class FixedOdds(ReuseOdds):
+    """The prior: superseded states first, then LRU weighted by cost."""
+
+    def reached(self, kind: PrefixClass, level: int) -> None: ...
+
+    def survived(self, kind: PrefixClass, level: int) -> None: ...
+
+    def used(self, kind: PrefixClass, level: int) -> None: ...
+
+    def lost_sight(self, kind: PrefixClass, level: int) -> None: ...
+
+
+class NoReturnsPolicy(ValuePolicy):
+    """Forgets what was evicted."""
+
+    def on_return(self, id: int, now: int) -> None: ...
+
+
+class NoCostPolicy(ValuePolicy):
+    """Odds alone."""
+
+    def _flops(self, prefix: CachedPrefix) -> float:
+        return float(prefix.has_state)
+
+    def _bytes(self, prefix: CachedPrefix, pool: Pool) -> float:
+        return 1.0
+
+
+def _fixed(cost: CostModel, elastic: bool) -> ValuePolicy:
+    return ValuePolicy(cost, shared=elastic, odds=FixedOdds())
+
+
+ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
+    "no-learning": _fixed,
+    "no-returns": lambda cost, elastic: NoReturnsPolicy(cost, shared=elastic),
+    "no-cost": lambda cost, elastic: NoCostPolicy(cost, shared=elastic),
+    "state": lambda cost, elastic: ValuePolicy(cost, frozenset({Pool.STATE})),
+}
+
+
+@policy_family("value[:WITHOUT]", "policy 3; WITHOUT is no-learning, no-returns, no-cost or state")
+def value(arguments: PolicyArguments) -> Recipe:
+    without = arguments.text()
+    if without is None:
+        return lambda context: CacheArguments(ValuePolicy(context.cost, shared=context.elastic))
+    if without not in ABLATIONS:
+        raise arguments.error(f"WITHOUT one of {', '.join(ABLATIONS)}")
+    return lambda context: CacheArguments(ABLATIONS[without](context.cost, context.elastic))

@@ -1,0 +1,89 @@
+"""Watches prefixes grow older until they are used, change class or are forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from sglang.srt.mem_cache.marconi.value.odds import LEVELS, PrefixClass, ReuseOdds, level_of
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """A prefix since its last use, as a member of one class.
+
+    Attributes:
+        id: the prefix's.
+        stamp: tick of its last use; its age is counted from there.
+        level: of its age, as of the last :meth:`Lives.advance`.
+    """
+
+    id: int
+    kind: PrefixClass
+    stamp: int
+    level: int
+    watch: int = 0
+
+
+class Lives:
+    """Reports to the odds what becomes of each life; every call is O(log n), amortised."""
+
+    def __init__(self, odds: ReuseOdds) -> None:
+        self._odds = odds
+        self._due: list[tuple[int, int, Life]] = []
+        self._watched = 0
+        self._watch = 0
+
+    def begin(self, id: int, kind: PrefixClass, stamp: int, now: int) -> Life:
+        """Watch a prefix from tick ``now`` on, at the age that it has then."""
+        life = Life(id, kind, stamp, level_of(now - stamp))
+        self._odds.reached(kind, life.level)
+        self._watched += 1
+        self._wait(life)
+        if len(self._due) > 4 * self._watched + 256:
+            self._compact()
+        return life
+
+    def use(self, life: Life, now: int) -> None:
+        """A request resumed from it at tick ``now``; it is watched no longer."""
+        self._grow(life, now)
+        self._odds.used(life.kind, life.level)
+        self._stop(life)
+
+    def lose(self, life: Life, now: int) -> None:
+        """Watch it no longer, whatever may become of it."""
+        self._grow(life, now)
+        self._odds.lost_sight(life.kind, life.level)
+        self._stop(life)
+
+    def advance(self, now: int) -> Iterator[Life]:
+        """The lives that came to their next level by tick ``now``, in the order of time."""
+        due = self._due
+        while due and due[0][0] <= now:
+            _, watch, life = heappop(due)
+            if life.watch == watch:
+                self._odds.survived(life.kind, life.level)
+                life.level += 1
+                self._wait(life)
+                yield life
+
+    def _grow(self, life: Life, now: int) -> None:
+        level = level_of(now - life.stamp)
+        while life.level < level:
+            self._odds.survived(life.kind, life.level)
+            life.level += 1
+
+    def _wait(self, life: Life) -> None:
+        self._watch += 1
+        life.watch = self._watch
+        if life.level < LEVELS - 1:
+            heappush(self._due, (life.stamp + (2 << life.level), life.watch, life))
+
+    def _stop(self, life: Life) -> None:
+        life.watch = 0
+        self._watched -= 1
+
+    def _compact(self) -> None:
+        self._due = [entry for entry in self._due if entry[2].watch == entry[1]]
+        heapify(self._due)

@@ -1,0 +1,238 @@
+"""Evicts the prefix of lowest value per byte: chance of reuse * FLOPs lost / bytes freed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.savings import CostModel
+from sglang.srt.mem_cache.marconi.value.lives import Life, Lives
+from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds
+from sglang.srt.mem_cache.marconi.value.queues import Candidate, Queues
+
+#: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
+GHOSTS_A_PREFIX, FEWEST_GHOSTS = 4, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """Why a prefix is worth keeping, or not.
+
+    Attributes:
+        kind: its class.
+        age: ticks since it was last used.
+        chance: probability that it is used before its age doubles.
+        rate: uses per tick that keeping it brings, at the horizon at which that pays best.
+        flops: FLOPs that its loss costs the next request that would resume at it.
+        bytes: bytes that evicting it frees in the pool that is short.
+        value: rate * flops / bytes, in FLOPs per byte and tick; the lowest goes first.
+    """
+
+    kind: PrefixClass
+    age: int
+    chance: float
+    rate: float
+    flops: float
+    bytes: float
+    value: float
+
+
+class ValuePolicy:
+    """Policy 3: one currency for everything cached, its odds of reuse learnt from the traffic.
+
+    The value of a prefix is the rate at which requests are expected to resume at it
+    (:class:`ReuseOdds`: by class and age) times what its loss would cost, from the deepest state
+    that survives above, per byte that comes free in the pool that is short. A prefix without a
+    state saves nothing and goes first. Within a class, at equal cost per byte and with odds that
+    fall with age, the order is LRU.
+
+    An evicted state stays under observation for a while: an adapter that notices a request that
+    would have resumed there reports it by :meth:`on_return`.
+
+    A decision looks at the head of each queue of :class:`Queues`: their number is bounded by
+    classes, levels of age and magnitudes of cost, whatever the cache holds.
+
+    Args:
+        pools: whose victims it chooses.
+        shared: both pools are one memory, so that whichever is short, a state or a leaf of KV may
+            go, and all bytes that come free count.
+        odds: by default none were learnt yet.
+    """
+
+    def __init__(
+        self,
+        cost: CostModel,
+        pools: frozenset[Pool] = frozenset(Pool),
+        *,
+        shared: bool = False,
+        odds: ReuseOdds | None = None,
+    ) -> None:
+        self.pools = pools
+        self.shared = shared
+        self.odds = odds or ReuseOdds()
+        self._cost = cost
+        self._lives = Lives(self.odds)
+        self._life: dict[int, Life] = {}
+        self._ghosts: dict[int, Life] = {}
+        # In shared memory one entry stands for both pools.
+        self._queues = {
+            pool: Queues() for pool in ((Pool.KV,) if shared else Pool) if pool in pools
+        }
+        self._now = 0
+
+    # -- events
+
+    def on_insert(self, prefix: CachedPrefix, now: int) -> None:
+        self._advance(now)
+        self._follow(prefix)
+
+    def on_hit(self, prefix: CachedPrefix, now: int) -> None:
+        self._advance(now)
+        life = self._life.get(prefix.id)
+        if life is not None:
+            self._lives.use(life, now)
+            del self._life[prefix.id]
+        self._follow(prefix)
+
+    def on_change(self, prefix: CachedPrefix) -> None:
+        life = self._life.get(prefix.id)
+        if life is None or (
+            prefix.has_state and life.kind is class_of(prefix) and life.stamp >= prefix.last_access
+        ):
+            self._follow(prefix)
+            return
+        del self._life[prefix.id]
+        if prefix.has_state:
+            self._lives.lose(life, self._now)
+        else:
+            self._remember(life)
+        self._follow(prefix)
+
+    def on_remove(self, prefix: CachedPrefix) -> None:
+        for queues in self._queues.values():
+            queues.discard(prefix.id)
+        life = self._life.pop(prefix.id, None)
+        if life is not None:
+            self._remember(life)
+
+    def on_return(self, id: int, now: int) -> None:
+        """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
+        self._advance(now)
+        ghost = self._ghosts.pop(id, None)
+        if ghost is not None:
+            self._lives.use(ghost, now)
+
+    # -- decisions
+
+    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+        queues = self._queues.get(Pool.KV if self.shared else pool)
+        if queues is None:
+            return None
+        self._advance(now)
+        best: CachedPrefix | None = None
+        lowest = (0.0, 0, 0)
+        for head in queues.heads(excluding):
+            rank = (self._value(head), head.stamp, head.prefix.order)
+            if best is None or rank < lowest:
+                best, lowest = head.prefix, rank
+        return best
+
+    def explain(self, prefix: CachedPrefix, pool: Pool) -> Worth:
+        """Why ``prefix`` goes when it does, if ``pool`` is short."""
+        life = self._life.get(prefix.id)
+        kind = class_of(prefix)
+        level = life.level if life is not None else 0
+        flops, freed = self._flops(prefix), self._bytes(prefix, pool)
+        rate = self.odds.rate(kind, level) if life is not None else 0.0
+        return Worth(
+            kind=kind,
+            age=self._now - (prefix.last_access if life is None else life.stamp),
+            chance=self.odds.chance(kind, level) if life is not None else 0.0,
+            rate=rate,
+            flops=flops,
+            bytes=freed,
+            value=rate * flops / freed if freed else 0.0,
+        )
+
+    # -- internals
+
+    def _advance(self, now: int) -> None:
+        self._now = max(self._now, now)
+        for life in self._lives.advance(self._now):
+            for queues in self._queues.values():
+                candidate = queues.get(life.id)
+                if candidate is not None and self._life.get(life.id) is life:
+                    queues.put(
+                        candidate.prefix, life.kind, life.level, life.stamp, candidate.efficiency
+                    )
+
+    def _follow(self, prefix: CachedPrefix) -> None:
+        """Watch a prefix that holds a state, and enter it where a pool may evict it."""
+        life = self._life.get(prefix.id)
+        if life is None and prefix.has_state:
+            ghost = self._ghosts.pop(prefix.id, None)
+            if ghost is not None:
+                self._lives.lose(ghost, self._now)
+            life = self._lives.begin(prefix.id, class_of(prefix), prefix.last_access, self._now)
+            self._life[prefix.id] = life
+        for pool, queues in self._queues.items():
+            if not self._may_leave(prefix, pool):
+                queues.discard(prefix.id)
+            elif life is None:
+                queues.put(prefix, class_of(prefix), 0, prefix.last_access, 0.0)
+            else:
+                freed = self._bytes(prefix, pool)
+                efficiency = self._flops(prefix) / freed if freed > 0 else 0.0
+                queues.put(prefix, life.kind, life.level, life.stamp, efficiency)
+
+    def _remember(self, life: Life) -> None:
+        stale = self._ghosts.pop(life.id, None)
+        if stale is not None:
+            self._lives.lose(stale, self._now)
+        self._ghosts[life.id] = life
+        while len(self._ghosts) > max(GHOSTS_A_PREFIX * len(self._life), FEWEST_GHOSTS):
+            oldest = self._ghosts.pop(next(iter(self._ghosts)))
+            self._lives.lose(oldest, self._now)
+
+    def _may_leave(self, prefix: CachedPrefix, pool: Pool) -> bool:
+        if self.shared:
+            return any(prefix.may_leave(either) for either in Pool)
+        return prefix.may_leave(pool)
+
+    def _flops(self, prefix: CachedPrefix) -> float:
+        return self._cost.flops(prefix.reuse_from, prefix.depth) if prefix.has_state else 0.0
+
+    def _bytes(self, prefix: CachedPrefix, pool: Pool) -> float:
+        """What comes free in the pool that is short: the rest of a victim is given up for it."""
+        kv = self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+        if self.shared:
+            return prefix.has_state * self._cost.state_bytes + prefix.is_leaf * kv
+        if pool is Pool.STATE:
+            return self._cost.state_bytes
+        return kv
+
+    def _value(self, candidate: Candidate) -> float:
+        kind, level, magnitude = candidate.key
+        if magnitude is None:
+            return 0.0
+        return self.odds.rate(kind, level) * candidate.efficiency
+
+    def _check(self) -> None:
+        for pool, queues in self._queues.items():
+            queues._check()
+            for id, life in self._life.items():
+                candidate = queues.get(id)
+                if candidate is not None:
+                    assert self._may_leave(candidate.prefix, pool), (
+                        f"prefix {id} may not leave {pool}"
+                    )
+                    assert candidate.stamp == life.stamp, f"prefix {id} has a stale stamp"
+        assert not self._ghosts.keys() & self._life.keys(), "a cached state is its own ghost"
+
+
+def class_of(prefix: CachedPrefix) -> PrefixClass:
+    """The class of a prefix, from the number of its children."""
+    if prefix.children == 0:
+        return PrefixClass.RESUMABLE
+    return PrefixClass.SUPERSEDED if prefix.children == 1 else PrefixClass.FORK

@@ -1,0 +1,79 @@
+"""The advice: the best of its own table, stock where nothing is better, a command that runs it."""
+
+from __future__ import annotations
+
+import json
+from array import array
+
+import advise
+import pytest
+from sglang.srt.marconi_utils import cost_by_name
+from sglang.srt.mem_cache.marconi.advice import HashedRequest
+from sglang.srt.mem_cache.marconi.advice import advise as give_advice
+from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
+
+MODEL = "Qwen3-Next-80B-A3B-Instruct"
+
+
+def sessions(count: int, turns: int) -> list[list[int]]:
+    return [
+        [session * 1000 + i for i in range(20 + 8 * turn)]
+        for turn in range(turns)
+        for session in range(count)
+    ]
+
+
+def hashed(prompts: list[list[int]]) -> list[HashedRequest]:
+    hasher = BlockHasher(1)
+    return [
+        HashedRequest(64 * len(ids), array("Q", hasher.extend(0, 0, ids).tobytes()), array("Q", []))
+        for ids in prompts
+    ]
+
+
+def test_the_best_of_the_table_is_advised():
+    cost = cost_by_name(MODEL)
+    advice = give_advice(hashed(sessions(30, 8)), cost, 3 * 2**30, block_tokens=64)
+    static = [saved for name, saved in advice.saved.items() if not name.endswith("elastic")]
+    assert advice.best_saved == max(static)
+    assert advice.elastic_saved == advice.saved["policy 3 (value)/elastic"]
+    assert advice.best_saved > advice.stock_saved + 0.1
+    assert advice.policy == "policy 3 (value)"
+
+
+def test_stock_is_advised_where_nothing_is_evicted():
+    cost = cost_by_name(MODEL)
+    advice = give_advice(hashed(sessions(3, 3)), cost, 20 * 2**30, block_tokens=64)
+    assert (advice.policy, advice.ratio) == ("stock LRU", 0.9)
+    assert advise.command(advice, "m").endswith("--mamba-full-memory-ratio 0.9")
+
+
+@pytest.mark.parametrize(("requests", "gib"), [([], 3.0), (sessions(3, 3), 0.01)])
+def test_what_cannot_be_advised_on_is_refused(requests, gib):
+    with pytest.raises(ValueError, match=r"allowed is 1 or more|too little"):
+        give_advice(hashed(requests), cost_by_name(MODEL), gib * 2**30, block_tokens=64)
+
+
+def test_the_command_line_prints_the_curve_and_the_command(tmp_path, capsys):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "timestamp": i * 1000,
+                    "session_id": str(ids[0]),
+                    "input_length": 64 * len(ids),
+                    "output_length": 1,
+                    "hash_ids": ids,
+                }
+            )
+            + "\n"
+            for i, ids in enumerate(sessions(30, 5))
+        )
+    )
+    assert advise.main(["--trace", str(path), "--model", MODEL, "--memory-gib", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "elastic" in printed and "stock LRU at its default ratio saves" in printed
+    assert f"launch_server --model {MODEL}" in printed
+    with pytest.raises(SystemExit, match="No such file"):
+        advise.main(["--trace", "/nowhere", "--model", MODEL, "--memory-gib", "3"])

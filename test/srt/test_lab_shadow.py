@@ -1,0 +1,108 @@
+"""The lab's shadow engine: static and elastic rows, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from array import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab.costs import load_cost
+from lab.run import check_spec, policy_context, simulate
+from lab.shadow_world import shadow_cache
+from lab.spec import RunSpec
+from policies import PolicyContext
+
+MODEL = "Qwen3-Next-80B-A3B-Instruct"
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    """Forty sessions that take turns, each sending back its history."""
+    path = tmp_path_factory.mktemp("shadow") / "sessions.jsonl"
+    with path.open("w") as file:
+        for turn in range(12):
+            for session in range(40):
+                ids = [session * 1000 + i for i in range(20 + 8 * turn)]
+                record = {
+                    "timestamp": (turn * 40 + session) * 100,
+                    "session_id": str(session),
+                    "input_length": 64 * len(ids),
+                    "output_length": 4 * 64,
+                    "hash_ids": ids,
+                    "output_hash_ids": [ids[-1] + i for i in range(1, 5)],
+                }
+                file.write(json.dumps(record) + "\n")
+    return str(path)
+
+
+def spec(trace: str, **changes) -> RunSpec:
+    fields = {"policy": "lru", "kv_tokens": 120_000, "state_slots": 60, "engine": "shadow"}
+    return RunSpec(trace=trace, model=MODEL, **{**fields, **changes})
+
+
+def test_rows_have_the_keys_of_the_real_lab(trace):
+    row = simulate(spec(trace))
+    real = simulate(spec(trace, engine="sglang"))
+    assert row.keys() == real.keys()
+    assert row["token_hit_rate_bound"] == pytest.approx(real["token_hit_rate_bound"])
+    assert row["flops_saved"] == pytest.approx(real["flops_saved"], abs=0.02)
+    assert row["run"] != real["run"]
+
+
+def test_one_budget_saves_more_than_a_split_that_wastes_states(trace):
+    saved = {
+        (memory, policy): simulate(
+            spec(trace, memory=memory, policy=policy, kv_tokens=60_000, state_slots=200)
+        )["flops_saved"]
+        for memory in ("static", "elastic")
+        for policy in ("lru", "superseded", "value")
+    }
+    assert saved["elastic", "value"] > saved["static", "value"] + 0.1
+    assert saved["elastic", "value"] >= saved["elastic", "lru"]
+
+
+@settings(max_examples=30, derandomize=True, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), max_size=60), st.booleans())
+def test_the_budget_holds_at_every_moment(steps, superseded):
+    policy = "superseded" if superseded else "value"
+    made = spec("", memory="elastic", policy=policy, kv_tokens=64 * 60, state_slots=5)
+    cache = shadow_cache(made, context(made))
+    histories: dict[int, int] = {}
+    for id, (session, grow) in enumerate(steps):
+        length = histories[session] = histories.get(session, 0) % 60 + grow
+        hashes = array("Q", [session << 32 | i for i in range(length)])
+        cache.begin(id, hashes, length)
+        assert cache.free_bytes >= 0
+        cache.end(id, array("Q", []))
+        nodes = cache.tree._nodes.values()
+        used = sum(len(n.hashes) for n in nodes) * cache.block_bytes
+        used += sum(n.has_state for n in nodes) * cache.state_bytes
+        assert cache.free_bytes == pytest.approx(cache.budget - used)
+        cache.policy.victim(next(iter(cache.policy.pools)), cache.tree.now)
+
+
+def context(made: RunSpec) -> PolicyContext:
+    return policy_context(made, load_cost(MODEL))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "sglang", "memory": "elastic"}, "--memory is elastic but --engine is sglang"),
+        ({"memory": "elastic", "policy": "gdsf"}, "allowed with --memory elastic are"),
+        ({"memory": "elastic", "policy": "marconi:1"}, "allowed with --memory elastic are"),
+        ({"policy": "cap:2"}, "it needs --engine sglang"),
+        ({"policy": "clairvoyant"}, "it needs --engine sglang"),
+        ({"concurrency": 2}, "--concurrency is given"),
+    ],
+)
+def test_what_it_does_not_simulate_is_refused(trace, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_spec(spec(trace, **changes))
+
+
+@pytest.mark.parametrize("without", ["no-learning", "no-returns", "no-cost", "state"])
+def test_ablations_run(trace, without):
+    assert simulate(spec(trace, policy=f"value:{without}"))["flops_saved"] > 0

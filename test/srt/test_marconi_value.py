@@ -1,0 +1,264 @@
+"""Policy 3: odds of reuse against a recount, victims against a scan, and whole streams."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
+from sglang.srt.mem_cache.marconi.policy import LruPolicy, create_policy
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.savings import SurvivingSavings
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.value.odds import (
+    LEVELS,
+    PRIOR,
+    PRIOR_WEIGHT,
+    PrefixClass,
+    ReuseOdds,
+    level_of,
+)
+from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
+
+
+class LinearCost:
+    """A FLOP a token; a state weighs as much as eight tokens."""
+
+    kv_bytes_per_token = 1.0
+    state_bytes = 8.0
+
+    def flops(self, start: int, end: int) -> float:
+        return float(end - start)
+
+
+def prefix(id: int, **changes: int | bool) -> CachedPrefix:
+    fields = {
+        "id": id,
+        "order": id,
+        "depth": 100,
+        "segment_from": 0,
+        "exclusive_from": 0,
+        "reuse_from": 0,
+        "children": 0,
+        "has_state": True,
+        "is_leaf": True,
+        "state_locked": False,
+        "last_access": 0,
+    }
+    return CachedPrefix(**{**fields, **changes})
+
+
+def test_levels_double():
+    assert [level_of(age) for age in (0, 1, 2, 3, 4, 1023, 1024)] == [0, 0, 1, 1, 2, 9, 10]
+    assert level_of(1 << 60) == LEVELS - 1
+
+
+@pytest.mark.parametrize("kind", PrefixClass)
+def test_without_evidence_value_falls_with_age(kind):
+    rates = [ReuseOdds().rate(kind, level) for level in range(LEVELS)]
+    assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1] > 0
+
+
+def test_a_use_that_comes_late_makes_older_prefixes_worth_more():
+    odds = ReuseOdds()
+    kind = PrefixClass.RESUMABLE
+    for _ in range(2000):
+        odds.reached(kind, 0)
+        for level in range(10):
+            odds.survived(kind, level)
+        odds.used(kind, 10)
+    assert odds.rate(kind, 10) > odds.rate(kind, 5) > odds.rate(kind, 11)
+    assert odds.chance(kind, 10) > 0.9 and odds.chance(kind, 5) < 0.05
+
+
+def test_chances_are_shares_of_those_that_came_so_far():
+    odds = ReuseOdds()
+    kind = PrefixClass.FORK
+    for life in range(60):
+        odds.reached(kind, 3)
+        if life % 3 == 0:
+            odds.used(kind, 3)
+        elif life % 3 == 1:
+            odds.survived(kind, 3)
+        else:
+            odds.lost_sight(kind, 3)
+    expected = (20 + PRIOR_WEIGHT * PRIOR[kind]) / (50 + PRIOR_WEIGHT)
+    assert odds.chance(kind, 3) == pytest.approx(expected)
+    assert odds.chance(PrefixClass.RESUMABLE, 3) == pytest.approx(PRIOR[PrefixClass.RESUMABLE])
+
+
+def test_superseded_states_go_first_and_else_the_least_recent():
+    policy = ValuePolicy(LinearCost())
+    for id, children in enumerate((0, 1, 2, 0, 1)):
+        policy.on_insert(prefix(id, children=children, is_leaf=not children), now=id)
+        policy._life[id].stamp = id
+    order = []
+    while (victim := policy.victim(Pool.STATE, 1000)) is not None:
+        order.append(victim.id)
+        policy.on_remove(victim)
+    assert order == [1, 4, 0, 2, 3]
+
+
+def test_a_prefix_without_state_goes_first_from_the_kv_pool():
+    policy = ValuePolicy(LinearCost())
+    policy.on_insert(prefix(1), now=1)
+    policy.on_insert(prefix(2, has_state=False), now=2)
+    victim = policy.victim(Pool.KV, 3)
+    assert victim is not None and victim.id == 2
+    assert policy.explain(victim, Pool.KV).value == 0
+
+
+def test_it_explains_itself():
+    policy = ValuePolicy(LinearCost())
+    known = prefix(1, reuse_from=40, exclusive_from=60)
+    policy.on_insert(known, now=10)
+    worth = policy.explain(known, Pool.KV)
+    assert (worth.kind, worth.age, worth.flops, worth.bytes) == (
+        PrefixClass.RESUMABLE,
+        10,
+        60.0,
+        40.0,
+    )
+    assert worth.value == pytest.approx(worth.rate * 60 / 40)
+    assert policy.explain(known, Pool.STATE).bytes == LinearCost.state_bytes
+
+
+def test_a_return_to_an_evicted_state_counts_as_a_use():
+    policy = ValuePolicy(LinearCost())
+    before = policy.odds.chance(PrefixClass.RESUMABLE, 5)
+    for id in range(1, 40):
+        known = prefix(id, last_access=id * 100)
+        policy.on_insert(known, id * 100)
+        policy.on_remove(known)
+        policy.on_return(id, id * 100 + 40)
+        policy.on_return(id, id * 100 + 50)
+    assert policy.odds.chance(PrefixClass.RESUMABLE, 5) > before + 0.2
+
+
+#: Kind of event, id of the prefix, a number that the event needs.
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "hit", "change", "lock", "drop", "remove", "evict", "wait"]),
+        st.integers(0, 12),
+        st.integers(0, 40),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(EVENTS)
+def test_victims_are_those_of_a_scan(events):
+    policy = ValuePolicy(LinearCost())
+    cached: dict[int, CachedPrefix] = {}
+    now = order = 0
+    for kind, id, number in events:
+        now += 1 + (number if kind == "wait" else 0)
+        known = cached.get(id)
+        if kind == "insert" and known is None:
+            order += 1
+            cached[id] = prefix(
+                id,
+                order=order,
+                depth=50 + number,
+                reuse_from=number,
+                exclusive_from=number,
+                children=number % 3,
+                is_leaf=number % 3 == 0,
+                has_state=number % 4 != 0 or number % 3 != 0,
+                last_access=now,
+            )
+            policy.on_insert(cached[id], now)
+        elif known is not None and kind == "hit" and known.has_state:
+            known.last_access = now
+            policy.on_hit(known, now)
+        elif known is not None and kind in ("change", "lock", "drop"):
+            known.children = number % 3 if kind == "change" else known.children
+            known.is_leaf = known.children == 0 and kind != "lock"
+            known.state_locked = kind == "lock"
+            known.has_state = known.has_state and kind != "drop"
+            policy.on_change(known)
+        elif known is not None and kind == "remove":
+            policy.on_remove(cached.pop(id))
+        policy._check()
+        for pool in Pool:
+            able = [p for p in cached.values() if p.may_leave(pool)]
+            for excluding in ((), (id,)):
+                victim = policy.victim(pool, now, excluding)
+                left = [p for p in able if p.id not in excluding]
+                assert (victim is None) == (not left)
+                if victim is None:
+                    continue
+                assert victim in left
+                worth = policy.explain(victim, pool).value
+                assert worth == min(_heads(policy, left, pool).values())
+
+
+def _heads(policy: ValuePolicy, left: list[CachedPrefix], pool: Pool) -> dict[object, float]:
+    """Value of the least recently used prefix of every class, level of age and cost magnitude."""
+    heads: dict[object, tuple[tuple[int, int], float]] = {}
+    for candidate in left:
+        entry = policy._queues[pool].get(candidate.id)
+        assert entry is not None
+        rank = (entry.stamp, candidate.order)
+        worth = policy.explain(candidate, pool).value
+        if entry.key not in heads or rank < heads[entry.key][0]:
+            heads[entry.key] = rank, worth
+    return {key: worth for key, (_, worth) in heads.items()}
+
+
+def test_queues_do_not_grow_with_time():
+    policy = ValuePolicy(LinearCost())
+    known = prefix(1)
+    policy.on_insert(known, 0)
+    for now in range(1, 5000):
+        known.last_access = now
+        policy.on_hit(known, now)
+        policy.victim(Pool.KV, now)
+    assert sum(len(queue) for queue in policy._queues[Pool.STATE]._queues.values()) < 300
+    assert len(policy._lives._due) < 300
+    for id in range(2, 5000):
+        gone = prefix(id)
+        policy.on_insert(gone, 5000 + id)
+        policy.on_remove(gone)
+    assert len(policy._ghosts) <= 1024
+
+
+def sessions(turns: int, live: int) -> list[tuple[list[int], int]]:
+    """Sessions that take turns in a circle, each growing by a few blocks."""
+    histories = {s: [s * 10000 + i for i in range(6)] for s in range(live)}
+    requests = []
+    for turn in range(turns):
+        for s, history in histories.items():
+            history += [s * 10000 + 100 + turn * 2, s * 10000 + 101 + turn * 2]
+            requests.append((list(history), 1))
+    return requests
+
+
+def hit_blocks(policy, requests: list[tuple[list[int], int]], slots: int) -> int:
+    cache = ShadowCache(ShadowShape(1, 100000, slots, 10000, 4), policy)
+    hit = 0
+    for id, (ids, _) in enumerate(requests):
+        hashes = array("Q", [hash(tuple(ids[: i + 1])) & (2**64 - 1) for i in range(len(ids))])
+        hit += cache.begin(id, hashes, len(ids) + 1)
+        cache.end(id, array("Q", []))
+    return hit
+
+
+def test_more_live_sessions_than_memory_leave_some_of_them_cached():
+    requests = sessions(turns=40, live=30)
+    value = hit_blocks(ValuePolicy(LinearCost()), requests, slots=18)
+    lru = hit_blocks(LruPolicy(), requests, slots=18)
+    assert lru == 0
+    assert value > sum(len(ids) for ids, _ in requests) // 10
+
+
+def test_the_server_takes_it_by_number():
+    config = MarconiConfig.from_options({"marconi_evict_policy": 3})
+    assert config is not None and config.policy_name == "value" and not config.tunes
+    policy = create_policy(config, SurvivingSavings(LinearCost()))
+    assert isinstance(policy, ValuePolicy) and policy.pools == frozenset(Pool)
+    with pytest.raises(MarconiConfigError, match=r"--marconi-eff-weight is 0\.5 but"):
+        MarconiConfig.from_options({"marconi_evict_policy": 3, "marconi_eff_weight": 0.5})
