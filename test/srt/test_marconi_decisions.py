@@ -230,6 +230,6 @@ def test_create_policy_follows_the_config():
     assert lru.pools == frozenset() and lru.victim(Pool.STATE, 1) is None
     both = create_policy(MarconiConfig(2, 0.7), savings)
     assert both.pools == frozenset(Pool) and both.eff_weight == 0.7
-    state = create_policy(MarconiConfig(2, marconi_evict_pools="state"), savings)
+    state = create_policy(MarconiConfig(2, 0.7, marconi_evict_pools="state"), savings)
     assert state.pools == {Pool.STATE} and state.victim(Pool.KV, 1) is None
-    assert set(POLICIES) == {1, 2}
+    assert set(POLICIES) == {1, 2, 3}

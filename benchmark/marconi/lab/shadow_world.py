@@ -52,6 +52,7 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
         "corrupt_lines": requests.skipped,
         "lost_tokens": dict.fromkeys(REASONS),
         "evictions": {"all": cache.evictions},
+        "states_taken_back": 0,
         "fallbacks_to_lru": 0,
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -325,14 +325,6 @@ def _check_together(given: Mapping[str, Any]) -> None:
             f"--marconi-admission is {given.get('marconi_admission', 'not set')}; allowed with it "
             f"is --marconi-admission judicious"
         )
-    if policy == 3:
-        ignored = [flag for flag in others if flag.field != "marconi_evict_pools"]
-        if ignored:
-            raise MarconiConfigError(
-                f"{ignored[0].flag} is {given[ignored[0].field]!r} but --marconi-evict-policy is 3 "
-                f"(value per byte), which has no weight; allowed with it is "
-                f"--marconi-evict-policy 2"
-            )
     if policy == AUTO and "marconi_evict_pools" in given:
         raise MarconiConfigError(
             f"--marconi-evict-pools is {given['marconi_evict_pools']!r} but --marconi-evict-policy "
