@@ -172,7 +172,8 @@ class CpuCache:
         if missing > 0:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=missing))
         slots: torch.Tensor | None = allocator.alloc(count)
-        return slots
+        # A view would keep the allocator's whole list alive for as long as the state is cached.
+        return None if slots is None else slots.clone()
 
     @staticmethod
     def key(tokens: list[int]) -> RadixKey:

@@ -57,19 +57,25 @@ class Agreement:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(argv)
     torch.set_num_threads(1)
-    selection = Selection(
-        limit=options.limit,
-        max_input_tokens=options.max_input_tokens,
-        divisor=options.scale_lengths,
-        block=options.block,
-    )
     shape = ServerShape(
         options.kv_tokens, options.states, chunked_prefill=options.chunked_prefill_size
     )
     ends_well = True
     try:
+        reader = read_trace(
+            options.trace,
+            format=options.format,
+            block=options.block,
+            tokenizer=options.tokenizer,
+        )
+        selection = Selection(
+            limit=options.limit,
+            max_input_tokens=options.max_input_tokens,
+            divisor=options.scale_lengths,
+            block=reader.block,
+        )
         source = TokenSource(selection.scaled_block, options.vocab_size)
-        turns = selection.turns(read_trace(options.trace))
+        turns = selection.turns(reader)
         for policy in options.policy.split(","):
             check_policy(policy)
             with tqdm(total=len(turns), desc=policy, unit="request") as bar:
@@ -96,7 +102,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kv-tokens", type=int, default=4096)
     parser.add_argument("--states", type=int, default=16)
     parser.add_argument("--chunked-prefill-size", type=int, default=8192)
-    parser.add_argument("--block", type=int, default=64, help="tokens a block id of the trace")
+    parser.add_argument("--block", type=int, help="tokens a block id; default: the format's")
+    parser.add_argument("--format", default="auto", help="of the trace; by default found out")
+    parser.add_argument("--tokenizer", help="name or folder, for traces of text")
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--scale-lengths", type=int, default=1)
     parser.add_argument("--max-input-tokens", type=int)

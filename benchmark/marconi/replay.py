@@ -52,7 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(argv)
     targets = make_targets(options)
     try:
-        turns = make_selection(options).turns(read_trace(options.trace))
+        reader = read_trace(
+            options.trace,
+            format=options.format,
+            block=options.block,
+            tokenizer=options.tokenizer,
+        )
+        options.block = reader.block
+        turns = make_selection(options).turns(reader)
         if len(turns) <= options.warm_up:
             raise ValueError(
                 f"--warm-up is {options.warm_up}, but {options.trace} gives {len(turns)} requests"
@@ -79,7 +86,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     what = parser.add_argument_group("what is sent")
     what.add_argument("--trace", type=Path, required=True)
-    what.add_argument("--block", type=int, default=64, help="tokens a block id of the trace")
+    what.add_argument("--block", type=int, help="tokens a block id; default: the format's")
+    what.add_argument("--format", default="auto", help="of the trace; by default found out")
+    what.add_argument("--tokenizer", help="name or folder, for traces of text")
     what.add_argument("--limit", type=int, help="only so many requests")
     what.add_argument("--sessions", type=int, help="only the sessions that start first")
     what.add_argument("--scale-lengths", type=int, default=1, help="divide all lengths by this")
@@ -117,7 +126,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--launch needs --model")
     if options.label and len(options.label) != len(options.url) + len(options.launch):
         parser.error("--label must be given as often as --url and --launch together")
-    for flag in ("speed", "concurrency", "repeats", "vocab_size", "block"):
+    for flag in ("speed", "concurrency", "repeats", "vocab_size"):
         value = getattr(options, flag)
         if value is not None and value <= 0:
             parser.error(f"--{flag.replace('_', '-')} is {value}; it must be above 0")

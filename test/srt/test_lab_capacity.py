@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from lab.capacity import CAPACITIES, find_capacities
+from hypothesis import given
+from hypothesis import strategies as st
+from lab.capacity import CAPACITIES, TOLERANCE, _search, find_capacities
 from lab.run import simulate
 from lab.spec import RunSpec, with_memory
 from table import table
@@ -37,6 +39,21 @@ def test_stock_lru_saves_the_share_of_the_infinite_cache(spec, tmp_path):
     assert found["starved"] < found["middle"] < found["ample"]
     text = table(rows)
     assert all(name in text for name in CAPACITIES) and f"{found['middle']:g} GiB" in text
+
+
+@given(st.floats(0.05, 300), st.floats(0.01, 0.6), st.floats(0.01, 0.39), st.floats(0, 1))
+def test_the_search_comes_as_near_as_one_slot_allows(at, below, jump, target):
+    """Against a share that climbs to ``below``, jumps at one size, and climbs on."""
+
+    def share(gib):
+        if gib < at:
+            return below * gib / at
+        return below + jump + (1 - below - jump) * min((gib - at) / (10 * at), 1)
+
+    found = _search(share, target)
+    sizes = [at * 1.005**step for step in range(-1400, 1000)]
+    nearest = min(abs(share(size) - target) for size in sizes if size >= 1e-3)
+    assert abs(share(found) - target) <= max(nearest, TOLERANCE) + 0.02
 
 
 def test_a_trace_without_reuse_has_no_capacity(spec, tmp_path):

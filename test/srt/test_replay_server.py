@@ -123,10 +123,11 @@ def replay_by_command_line(url: str, tmp_path, capsys) -> None:
     assert "TTFT P99, ms" in capsys.readouterr().out
 
     too_long = tmp_path / "long.jsonl"
-    record = {"timestamp": 0, "session_id": "a", "input_length": 9000, "output_length": 2}
-    short = {"timestamp": 1, "session_id": "b", "input_length": 9, "output_length": 2}
-    text = "".join(json.dumps({**one, "hash_ids": []}) + "\n" for one in (record, short))
-    too_long.write_text(text)
+    with too_long.open("w") as lines:
+        for at, (session, length) in enumerate((("a", 64 * 140), ("b", 9))):
+            record = {"timestamp": at, "session_id": session, "input_length": length}
+            record |= {"output_length": 2, "hash_ids": list(range(length // 64))}
+            lines.write(json.dumps(record) + "\n")
     assert replay.main(["--trace", str(too_long), "--url", url, "--out", str(out)]) == 0
     row = json.loads(out.read_text().splitlines()[-1])
     assert (row["answered"], row["failed"]) == (1, 1) and len(row["errors"]) == 1

@@ -8,6 +8,7 @@ eviction saves.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,11 @@ def _saved(
     return float(simulate(with_memory(spec, gib, DEFAULT_RATIO))["flops_saved"])
 
 
-def _search(share: Any, target: float) -> float:
-    """GiB, to three digits, where ``share`` reaches ``target``; ``share`` grows with memory."""
+def _search(share: Callable[[float], float], target: float) -> float:
+    """GiB, to three digits, where ``share``, which grows with memory, comes nearest to ``target``.
+
+    It may jump over the target where a single slot more or less decides.
+    """
     high = 1.0
     while share(high) < target:
         if high >= _LARGEST_GIB:
@@ -91,14 +95,13 @@ def _search(share: Any, target: float) -> float:
     low = high / 4
     while share(low) >= target and low > 1e-3:
         low /= 4
-    best = high
-    while high / low > FINEST_STEP:
-        best = _three_digits((low * high) ** 0.5)
-        found = share(best)
-        if abs(found - target) <= TOLERANCE:
-            break
-        low, high = (best, high) if found < target else (low, best)
-    return best
+    distance = {gib: abs(share(gib) - target) for gib in (low, high)}
+    while high / low > FINEST_STEP and min(distance.values()) > TOLERANCE:
+        middle = _three_digits((low * high) ** 0.5)
+        found = share(middle)
+        distance[middle] = abs(found - target)
+        low, high = (middle, high) if found < target else (low, middle)
+    return min(distance, key=lambda gib: (distance[gib], gib))
 
 
 def _three_digits(value: float) -> float:

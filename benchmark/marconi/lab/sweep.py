@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from lab.run import simulate
@@ -83,8 +84,9 @@ def sweep(
 ) -> Iterator[dict[str, Any]]:
     """The row of every spec, each as soon as it is there; rows of earlier sweeps come first.
 
-    A run that fails is reported and yields no row; the others go on. At most ``jobs`` runs are in
-    memory at a time, and every new row is on disk before it is yielded.
+    A run that fails is reported and yields no row; the others go on. A process that is killed ends
+    the sweep, which keeps what is finished. At most ``jobs`` runs are in memory at a time; a new
+    row is on disk before it is yielded.
 
     Args:
         backend: joblib's, of a cluster that :func:`connect` has joined.
@@ -101,7 +103,7 @@ def sweep(
         results = Parallel(return_as="generator_unordered")(
             delayed(_run)(spec, progress=single) for spec in todo
         )
-    for row in tqdm(results, total=len(todo), unit="run", disable=single):
+    for row in tqdm(_until_death(results), total=len(todo), unit="run", disable=single):
         if "error" in row:
             print(f"failed: {row['trace']} {row['policy']}: {row['error']}", file=sys.stderr)
             continue
@@ -109,6 +111,17 @@ def sweep(
             out.parent.mkdir(parents=True, exist_ok=True)
             _append(out, row)
         yield row
+
+
+def _until_death(results: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from results
+    except TerminatedWorkerError:
+        print(
+            "a process was killed, which is what too little memory does; finished rows are kept: "
+            "run the same command again, with fewer --jobs",
+            file=sys.stderr,
+        )
 
 
 def _append(out: Path, row: dict[str, Any]) -> None:
