@@ -127,7 +127,8 @@ class CpuCache:
         if slot is None:
             self.cache.evict_mamba(1)
             slot = self.requests.mamba_pool.alloc(1)
-        return slot
+        # A view of the pool's list of free slots would keep all of that list.
+        return None if slot is None else slot.clone()
 
     def free_state(self, state: torch.Tensor) -> None:
         self.requests.mamba_pool.free(state)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fork_harness import COST, ForkHarness, path_tokens
+from replay_v0_5_4 import serve
 
 
 def sequence(length: int, first: int) -> list[int]:
@@ -342,3 +343,34 @@ def test_counters_of_victims_bytes_and_flops():
     shown = harness.cache.marconi_state()
     assert shown["tree_core"] == "MarconiRadixCache" and shown["cached_prefixes"] == 0
     assert stats.errors == 0
+
+
+# -- whole requests
+
+
+@pytest.mark.parametrize("policy", [None, 1, 2])
+def test_requests_are_served_and_no_slot_is_lost(policy):
+    """Conversations that grow, in pools too small for all of them, one prompt too long for any."""
+    harness, rng = ForkHarness(policy, kv_tokens=256, state_slots=8), random.Random(3)
+    sessions = [[rng.randrange(50) for _ in range(10)] for _ in range(8)]
+    hits = 0
+    for _ in range(300):
+        which = rng.randrange(len(sessions))
+        reply = [rng.randrange(50) for _ in range(rng.randrange(1, 6))]
+        served = serve(harness, sessions[which], reply, chunk=16)
+        assert served.served and served.hit < len(sessions[which])
+        hits += served.hit
+        harness.check()
+        sessions[which] += [*reply, rng.randrange(50)]
+        if len(sessions[which]) > 80:
+            sessions[which] = sessions[which][:10]
+    assert hits > 0 and len(harness.victims) > 100
+    assert not serve(harness, sequence(300, 1), [1], chunk=16).served
+    harness.check()
+    if policy is not None:
+        assert harness.cache.stats.hit_tokens == hits
+        assert harness.cache.stats.requests == 301
+    for session in sessions:
+        tail = sequence(3, 77)
+        serve(harness, session, tail)
+        assert harness.hit(session + tail) == len(session + tail), "a reply's end can be resumed"
