@@ -1,7 +1,7 @@
 """Does the simulator hit what a real server hits, request by request?
 
     python benchmark/marconi/lab_against_life.py --model MODEL --trace FILE --limit 200 \\
-        --scale-lengths 4 --kv-tokens 4096 --states 16 --policy lru,server:1,server:2
+        --scale-lengths 4 --kv-tokens 4096 --states 16 --policy lru,server:1,server:2:0.5
 
 Replays the trace against a real server that runs one request at a time, then serves what was sent
 and answered, token by token, from the simulator's cache in pools of the same size. Ends with 1 if
@@ -97,7 +97,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="a small model's folder")
     parser.add_argument(
-        "--policy", default="lru,server:1,server:2", help="lru, server:N or server:N:ALPHA"
+        "--policy", default="lru,server:1,server:2:0.5", help="lru, server:N or server:N:ALPHA"
     )
     parser.add_argument("--kv-tokens", type=int, default=4096)
     parser.add_argument("--states", type=int, default=16)

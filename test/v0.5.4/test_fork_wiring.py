@@ -77,7 +77,7 @@ def test_the_number_of_states_that_was_asked_for_is_kept(model):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--marconi-evict-policy", "3"), ("--marconi-eff-weight=-1",)]
+    "arguments", [("--marconi-evict-policy", "9"), ("--marconi-eff-weight=-1",)]
 )
 def test_a_bad_value_ends_the_parsing(model, arguments, capsys):
     with pytest.raises(SystemExit):
