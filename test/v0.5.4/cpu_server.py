@@ -29,6 +29,8 @@ from sglang_cpu_reference import attention, conv, gated_delta
 ARGUMENTS = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule"),
     *("--sampling-backend", "pytorch", "--grammar-backend", "none", "--dtype", "float32"),
+    # The warm-up ends a server that a loaded machine lets wait for two minutes.
+    "--skip-server-warmup",
 )
 
 
