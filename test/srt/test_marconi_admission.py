@@ -152,7 +152,7 @@ def test_ends_of_prompts_are_taken_back_until_conversations_go_on_from_them():
     assert admission.takes_back(END)
     admission.went_on(from_output=False)
     assert not admission.takes_back(END) and admission.takes_back(OwnState(640))
-    for _ in range(FOLLOW_UPS * 3):
+    for _ in range(FOLLOW_UPS * 5):
         admission.went_on(from_output=True)
     assert admission.takes_back(END)
     for _ in range(FOLLOW_UPS // 2):

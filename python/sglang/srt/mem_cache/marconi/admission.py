@@ -113,7 +113,7 @@ class SGLangAdmission:
 
 
 #: Follow-ups that decide whether ends of prompts stay, and the share of them that has to need one.
-FOLLOW_UPS, PROMPT_END_SHARE = 64, 0.25
+FOLLOW_UPS, PROMPT_END_SHARE = 64, 0.1
 
 
 class JudiciousAdmission:
