@@ -102,6 +102,11 @@ def test_the_experimental_tree_is_refused(model, monkeypatch):
         check(model)
 
 
+def test_judicious_admission_is_refused(model):
+    with pytest.raises(MarconiConfigError, match=r"--marconi-admission is judicious but .* sglang"):
+        check(model, "--marconi-admission", "judicious")
+
+
 def test_a_model_without_cached_states_is_refused(model, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps(

@@ -62,6 +62,11 @@ def check_server_args(server_args: Any) -> None:
         raise MarconiConfigError(
             f"{chosen} but SGLANG_EXPERIMENTAL_CPP_RADIX_TREE is 1; allowed is one of the two"
         )
+    if config.marconi_admission != "sglang":
+        raise MarconiConfigError(
+            f"--marconi-admission is {config.marconi_admission} but this SGLang is 0.5.4; allowed "
+            f"is sglang"
+        )
     from sglang.srt.configs import Qwen3NextConfig
     from sglang.srt.mem_cache.marconi.setup import model_cost
 
