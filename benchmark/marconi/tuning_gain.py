@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.costs import load_cost, split_memory
+from replay_cache import CHUNK_TOKENS, TRACK_TOKENS
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy
@@ -30,8 +31,6 @@ from sglang.srt.mem_cache.marconi.tuning.retrospect import Retrospect
 from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from traces import read_trace
-
-CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
 
 
 @dataclass(frozen=True)
