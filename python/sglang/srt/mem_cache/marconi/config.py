@@ -44,6 +44,7 @@ class MarconiFlag:
         metavar: what a number stands for, in ``--help``.
         policies: the policies that use it.
         sequences: it takes sequences of token ids.
+        text: it takes any text.
     """
 
     field: str
@@ -56,6 +57,7 @@ class MarconiFlag:
     metavar: str = "WEIGHT"
     policies: tuple[int | str, ...] = (2, AUTO)
     sequences: bool = False
+    text: bool = False
 
     @property
     def flag(self) -> str:
@@ -166,6 +168,16 @@ FLAGS: tuple[MarconiFlag, ...] = (
         policies=(1, 2, 3, AUTO),
         sequences=True,
     ),
+    MarconiFlag(
+        "marconi_record",
+        "Append the requests to this file, as lengths and hashes of blocks without any token, for "
+        "the trace lab and marconi.advise.",
+        None,
+        None,
+        metavar="FILE",
+        policies=(1, 2, 3, AUTO),
+        text=True,
+    ),
 )
 
 #: Options that only mean something while something is tuned.
@@ -195,6 +207,7 @@ class MarconiConfig:
         marconi_admission: which states stay in the tree, see :data:`FLAGS`.
         marconi_boundary_tokens: sequences of token ids before which judicious admission leaves a
             state.
+        marconi_record: file that requests are recorded in, as block hashes.
     """
 
     marconi_evict_policy: int | str
@@ -208,6 +221,7 @@ class MarconiConfig:
     marconi_tuner_seconds: float = DEFAULT_TUNER_SECONDS
     marconi_admission: str = "sglang"
     marconi_boundary_tokens: tuple[tuple[int, ...], ...] = ()
+    marconi_record: str | None = None
 
     @property
     def policy_name(self) -> str:
@@ -275,6 +289,10 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     """
     if flag.sequences:
         return _token_sequences(flag, value)
+    if flag.text:
+        if not (isinstance(value, str) and value):
+            raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed is the name of a file")
+        return value
     if flag.choices is not None:
         for choice in flag.choices:
             same_kind = isinstance(value, bool) == isinstance(choice, bool)

@@ -1,4 +1,4 @@
-"""The states that requests give to the tree, and which of them their request's next one replaces."""
+"""The states that requests give to the tree, and which go once their request gave its next one."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ class GivenStates:
         self._not_reused.discard(former.node)
         if not children:
             return False
-        own = OwnState(
-            former.depth, former.at_stop, reused, children, prompt_end=last is not None
-        )
+        own = OwnState(former.depth, former.at_stop, reused, children, prompt_end=last is not None)
         if last is not None and not own.shared:
             self._follow_ups.watch(former.node, last)
         return self._admission.takes_back(own)
