@@ -12,11 +12,13 @@ from sglang.srt.mem_cache.marconi.stamp_tree import Key, StampTree
 class Candidates:
     """Candidates of one pool, in one :class:`StampTree` for forks and one for all others.
 
+    The pool ``None`` is memory that both pools share.
+
     ``put`` and ``discard`` are O(log n), ``lowest`` is O(k log n) for a staircase of k steps. What
     a prefix saves per byte is computed once at ``put``, not at each decision.
     """
 
-    def __init__(self, pool: Pool, efficiency: Callable[[CachedPrefix], float]) -> None:
+    def __init__(self, pool: Pool | None, efficiency: Callable[[CachedPrefix], float]) -> None:
         self._pool = pool
         self._efficiency = efficiency
         self._members: dict[int, tuple[CachedPrefix, Key, float, StampTree]] = {}
