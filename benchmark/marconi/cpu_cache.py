@@ -113,7 +113,7 @@ class CpuCache:
 
     Attributes:
         policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
-            a method ``attach`` is given the cache that it serves.
+            a method ``attach`` is given the tree that it serves.
         core: tree core of the stock cache, "python" or "rust".
         options: further Marconi options, by field name.
         kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
@@ -155,7 +155,7 @@ class CpuCache:
         self.cache = MambaRadixCache(params, setup=setup)
         attach = getattr(own, "attach", None)
         if attach is not None:
-            attach(self.cache)
+            attach(self.cache.tree_core)
 
     def alloc_kv(self, tokens: int) -> torch.Tensor | None:
         """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""
