@@ -11,7 +11,7 @@ import torch
 from cpu_cache import EXAMPLE_COST, CpuCache, server_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_cache import BlockCost
+from lab.served import BlockCost
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 from sglang.srt.mem_cache.marconi.admission import ADMISSIONS, Chunk, forwards
 from sglang.srt.mem_cache.marconi.config import MarconiConfig

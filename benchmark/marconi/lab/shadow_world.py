@@ -15,7 +15,6 @@ from typing import Any
 
 from policies import CacheArguments, PolicyContext, cache_arguments
 from policies.shared import SharedOrderPolicy
-from replay_cache import CHUNK_TOKENS, GRID_TOKENS, TRACK_TOKENS, Served
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, LruPolicy, create_policy
 from sglang.srt.mem_cache.marconi.recording import HashedRequest
@@ -28,6 +27,7 @@ from traces import Request
 
 from lab.costs import load_cost
 from lab.losses import LossLedger, chain_hashes
+from lab.served import CHUNK_TOKENS, GRID_TOKENS, TRACK_TOKENS, Served, named_blocks
 from lab.spec import RunSpec
 from lab.totals import REASONS, Totals
 
@@ -142,16 +142,6 @@ class ShadowWorld:
         if served:
             self._ledger.computed(chain)
         return Served(request.input_length, hit * block, served=served, lost=lost)
-
-
-def named_blocks(request: Request, block: int, fresh: Iterator[int]) -> tuple[list[int], list[int]]:
-    """Ids of a prompt's whole blocks and of those filled beyond; ``fresh`` where none are known."""
-    # The last token of a reply is never fed back, so it has no KV.
-    count = (request.input_length + max(request.output_length, 1) - 1) // block
-    prompt = list(request.prompt_ids[: request.input_length // block])
-    output = list(request.output_ids[: count - len(prompt)])
-    output += itertools.islice(fresh, count - len(prompt) - len(output))
-    return prompt, output
 
 
 def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:

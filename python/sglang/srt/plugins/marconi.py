@@ -1,8 +1,8 @@
 """Wires Marconi into SGLang 0.5.23: server args, the cache, read-outs, and a check of itself.
 
-SGLang loads this module by the entry point ``sglang.srt.plugins`` in every process. Without a
-Marconi option every hook hands through to stock. With one, an incomplete wiring is an error before
-the model loads, because SGLang only logs a plugin that fails.
+In every process SGLang finds this module by the entry point ``sglang.srt.plugins``, or is patched
+to call it. Without a Marconi option every hook hands through to stock. With one, an incomplete
+wiring is an error before the model loads, because SGLang only logs a plugin that fails.
 """
 
 from __future__ import annotations
@@ -328,11 +328,16 @@ _problems: list[str] = []
 
 
 def register() -> None:
-    """Entry point: register all hooks, and remember what stands in the way of any."""
+    """Entry point: register all hooks, and remember what stands in the way of any.
+
+    A second call, where a patched tree and the entry point both name it, registers nothing twice.
+    """
     _problems.clear()
     _problems.extend(find_problems())
     for hook in HOOKS:
-        HookRegistry.register(hook.target, hook.function, hook.kind)
+        registered = HookRegistry._hooks.get(hook.target, ())
+        if all(function is not hook.function for _, function, _ in registered):
+            HookRegistry.register(hook.target, hook.function, hook.kind)
     accept_engine_keywords()
 
 
