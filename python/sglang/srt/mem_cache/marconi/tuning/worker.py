@@ -81,8 +81,10 @@ def _follow(wire: types.ModuleType) -> None:
         recorder = Recorder(Path(setup.record), setup.shape.block_tokens)
     for event in wire.read_events(sys.stdin.buffer):
         if not isinstance(event, wire.LookBack):
-            for follower in filter(None, (recorder, retrospect)):
-                follower.follow(event)
+            if recorder is not None:
+                recorder.follow(event)
+            if retrospect is not None:
+                retrospect.follow(event)
         elif retrospect is not None:
             verdict = retrospect.look_back()
             sys.stdout.buffer.write(wire.answer(event.window, verdict, time.process_time()))
