@@ -24,6 +24,8 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+    from sglang.srt.mem_cache.mamba_radix_shared import SingleVictim
+    from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 TREE_CORE_BACKEND = "marconi"
@@ -213,7 +215,9 @@ class PolicyFullComponent(FullComponent):
         return freed
 
     def _evict_device_start(self, request_cnt: int) -> None:
-        self._walk: PolicyWalk | LeafOrder | None = self.cache.start_walk(Pool.KV, self)
+        self._walk: PolicyWalk | SingleVictim | LeafOrder | None = self.cache.start_walk(
+            Pool.KV, self
+        )
         if self._walk is None:
             self._walk = self.tree_core.lru_walk()
         else:
