@@ -176,8 +176,9 @@ class Memory:
         """The split at which policy 3 saves most FLOPs of the slice, by the simulator.
 
         Raises:
-            ValueError: the slice could not run at any.
+            ValueError: the slice could not run at the default split.
         """
+        self.pools_at(DEFAULT_RATIO)
         requests = list(hashed_requests(self.requests, self._block))
         advice = advise(requests, self._cost, self.gib * 2**30, block_tokens=self._block)
         fitting = []
@@ -186,8 +187,6 @@ class Memory:
             with suppress(ValueError):
                 self.pools_at(ratio)
                 fitting.append((0.0 if saved is None else saved, -ratio))
-        if not fitting:
-            raise ValueError(f"the slice's memory, {self.gib:.3g} GiB, fits no split")
         return -max(fitting)[1]
 
 
