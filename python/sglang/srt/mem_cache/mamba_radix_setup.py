@@ -33,7 +33,7 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         ctx.params.token_to_kv_pool_allocator.get_kvcache(),
         labels,
     )
-    setup = replace(setup, shared_memory=is_shared(ctx.params))
+    setup = replace(setup, shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator))
     if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
