@@ -17,14 +17,12 @@ from typing import Any
 import torch
 from cpu_cache import CpuCache
 from lab.losses import LossLedger, chain_hashes
-from lab.served import CHUNK_TOKENS, TRACK_TOKENS, Served, named_blocks
+from lab.served import CHUNK_TOKENS, GRID_TOKENS, TRACK_TOKENS, Served, named_blocks
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 from sglang.srt.mem_cache.marconi.admission import ADMISSIONS, Chunk, forwards
 from traces import Request
 
-#: Tokens between the depths at which a prefill can leave a state: the kernels' chunk.
-GRID_TOKENS = 64
 #: One in so many requests that wait has its prefix touched before it is scheduled.
 TOUCH_INTERVAL = 32
 #: State slots that a running request holds under ``extra_buffer``; one less on a server that

@@ -146,6 +146,15 @@ def test_text_and_numbers_mean_the_same():
             "--marconi-admission judicious",
         ),
         ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
+        *[
+            (
+                {"marconi_evict_policy": 1, "marconi_record": bad},
+                "--marconi-record",
+                repr(bad),
+                "the name of a file",
+            )
+            for bad in ("", 7)
+        ],
         (
             {"marconi_evict_policy": 1, "marconi_eff_weight": 0.5},
             "--marconi-eff-weight",

@@ -13,6 +13,8 @@ from lab.losses import Loss
 
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
 CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
+#: Tokens between the depths at which a prefill can leave a state: the kernels' chunk.
+GRID_TOKENS = 64
 
 
 @dataclass(frozen=True)

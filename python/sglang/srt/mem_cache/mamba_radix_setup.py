@@ -32,7 +32,7 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         ctx.params.token_to_kv_pool_allocator.get_kvcache(),
         labels,
     )
-    if not config.tunes:
+    if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
     return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))

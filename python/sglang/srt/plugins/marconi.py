@@ -143,6 +143,7 @@ def check_server_args(_result: None, server_args: Any) -> None:
         )
     if config.tunes:
         _check_one_group(view)
+    _check_record(config, getattr(view, "pp_size", 1) or 1)
     chunk = getattr(view, "chunked_prefill_size", None)
     if config.marconi_admission == "judicious" and chunk is not None and chunk <= 0:
         raise MarconiConfigError(
@@ -159,6 +160,28 @@ def check_server_args(_result: None, server_args: Any) -> None:
     from sglang.srt.mem_cache.marconi.setup import model_cost
 
     model_cost(model_config.hf_config, config)
+
+
+def _check_record(config: MarconiConfig, pp_size: int) -> None:
+    """Requests can be appended, once each, to the file that is named.
+
+    Raises:
+        MarconiConfigError: they cannot.
+    """
+    if config.marconi_record is None:
+        return
+    if pp_size > 1:
+        raise MarconiConfigError(
+            f"--marconi-record is {config.marconi_record!r} but --pp-size is {pp_size}, and every "
+            f"stage would record the same requests; allowed with it is --pp-size 1"
+        )
+    try:
+        open(config.marconi_record, "ab").close()
+    except OSError as error:
+        raise MarconiConfigError(
+            f"--marconi-record is {config.marconi_record!r}, which cannot be written ({error}); "
+            f"allowed is a file in a folder that exists"
+        ) from error
 
 
 def _check_one_group(view: Any) -> None:

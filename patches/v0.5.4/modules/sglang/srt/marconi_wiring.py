@@ -15,11 +15,15 @@ from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigErro
 
 logger = logging.getLogger(__name__)
 
-#: The options of this release: it has no tuner, and no admission but its own.
+#: What this release's cache does: it has no tuner and no recorder, and only its own admission.
+_OFFERED = (
+    *("marconi_evict_policy", "marconi_eff_weight", "marconi_savings", "marconi_evict_pools"),
+    "marconi_admission",
+)
 FLAGS = tuple(
     replace(flag, choices=("sglang",)) if flag.field == "marconi_admission" else flag
     for flag in options.without_tuner(ALL_FLAGS)
-    if not flag.sequences
+    if flag.field in _OFFERED
 )
 
 #: Attribute of ServerArgs with the ``--max-mamba-cache-size`` that the operator gave.

@@ -46,6 +46,7 @@ class MarconiFlag:
         sequences: it takes sequences of token ids.
         about_auto: what ``auto`` means, where that is allowed.
         of_tuner: it only means something where there is a tuner.
+        text: it takes any text.
     """
 
     field: str
@@ -58,6 +59,7 @@ class MarconiFlag:
     metavar: str = "WEIGHT"
     policies: tuple[int | str, ...] = (2, AUTO)
     sequences: bool = False
+    text: bool = False
     about_auto: str = ""
     of_tuner: bool = False
 
@@ -183,6 +185,16 @@ FLAGS: tuple[MarconiFlag, ...] = (
         policies=(1, 2, 3, AUTO),
         sequences=True,
     ),
+    MarconiFlag(
+        "marconi_record",
+        "Append the requests to this file, as lengths and hashes of blocks without any token, for "
+        "the trace lab and marconi.advise.",
+        None,
+        None,
+        metavar="FILE",
+        policies=(1, 2, 3, AUTO),
+        text=True,
+    ),
 )
 
 
@@ -204,6 +216,7 @@ class MarconiConfig:
         marconi_admission: which states stay in the tree, see :data:`FLAGS`.
         marconi_boundary_tokens: sequences of token ids before which judicious admission leaves a
             state.
+        marconi_record: file that requests are recorded in, as block hashes.
     """
 
     marconi_evict_policy: int | str
@@ -217,6 +230,7 @@ class MarconiConfig:
     marconi_tuner_seconds: float = DEFAULT_TUNER_SECONDS
     marconi_admission: str = "sglang"
     marconi_boundary_tokens: tuple[tuple[int, ...], ...] = ()
+    marconi_record: str | None = None
 
     @property
     def policy_name(self) -> str:
@@ -288,6 +302,10 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     """
     if flag.sequences:
         return _token_sequences(flag, value)
+    if flag.text:
+        if not (isinstance(value, str) and value):
+            raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed is the name of a file")
+        return value
     if flag.choices is not None:
         for choice in flag.choices:
             same_kind = isinstance(value, bool) == isinstance(choice, bool)
