@@ -85,7 +85,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--memory",
         choices=("static", "elastic"),
         default="static",
-        help="a pool each for KV and states, or one budget of bytes for both (--engine shadow)",
+        help="a pool each for KV and states, or one for both, as --enable-unified-memory",
     )
 
     server = parser.add_argument_group("the simulated server")

@@ -65,6 +65,11 @@ class ForkWorld:
 
 def check_world(spec: RunSpec, context: PolicyContext) -> None:
     """See :meth:`lab.bases.BaseModule.check_world`."""
+    if spec.memory == "elastic":
+        raise ValueError(
+            "--memory is elastic but --base is 0.5.4, which has no unified memory; allowed with it "
+            "is --memory static"
+        )
     if spec.concurrency is not None:
         raise ValueError(
             f"--concurrency is {spec.concurrency}; allowed with --base 0.5.4 is to leave it out: "

@@ -101,7 +101,7 @@ def context(made: RunSpec) -> PolicyContext:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"engine": "sglang", "memory": "elastic"}, "--memory is elastic but --engine is sglang"),
+        ({"engine": "paper", "memory": "elastic"}, "--memory is elastic but --engine is paper"),
         ({"memory": "elastic", "policy": "gdsf"}, "allowed with --memory elastic are"),
         ({"memory": "elastic", "policy": "marconi:1"}, "allowed with --memory elastic are"),
         ({"policy": "clairvoyant"}, "it needs --engine sglang"),
@@ -111,6 +111,13 @@ def context(made: RunSpec) -> PolicyContext:
 def test_what_it_does_not_simulate_is_refused(trace, changes, message):
     with pytest.raises(ValueError, match=message):
         check_spec(spec(trace, **changes))
+
+
+def test_real_unified_pools_save_what_the_shadow_says(trace):
+    made = {"memory": "elastic", "policy": "server:3", "kv_tokens": 60_000, "state_slots": 40}
+    shadow, real = (simulate(spec(trace, engine=engine, **made)) for engine in ("shadow", "sglang"))
+    assert real["flops_saved"] == pytest.approx(shadow["flops_saved"], abs=0.02)
+    assert real["fallbacks_to_lru"] == 0 and any("state_only" in kind for kind in real["evictions"])
 
 
 @pytest.mark.parametrize("without", ["no-learning", "no-returns", "no-cost", "state"])

@@ -45,15 +45,16 @@ def check_spec(spec: RunSpec) -> None:
     """
     with Path(spec.trace).open("rb"):
         pass
-    if spec.memory == "elastic" and spec.engine != "shadow":
-        raise ValueError(
-            f"--memory is elastic but --engine is {spec.engine}; allowed is --engine shadow"
-        )
     if spec.base != DEFAULT_BASE and spec.engine != "sglang":
         raise ValueError(
             f"--base is {spec.base} but --engine is {spec.engine}; allowed is --engine sglang"
         )
     if spec.engine == "paper":
+        if spec.memory == "elastic":
+            raise ValueError(
+                "--memory is elastic but --engine is paper, whose memory always is; allowed are "
+                "--engine sglang and shadow"
+            )
         paper_config(spec)
         return
     cost = load_cost(spec.model)

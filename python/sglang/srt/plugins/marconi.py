@@ -143,6 +143,12 @@ def check_server_args(_result: None, server_args: Any) -> None:
         )
     if config.tunes:
         _check_one_group(view)
+        if getattr(view, "enable_unified_memory", False):
+            raise MarconiConfigError(
+                "--marconi-eff-weight or --marconi-evict-policy is auto but "
+                "--enable-unified-memory is set, which the tuner does not simulate; allowed with "
+                "it are a number, or --disable-marconi-autotune"
+            )
     _check_record(config, getattr(view, "pp_size", 1) or 1)
     chunk = getattr(view, "chunked_prefill_size", None)
     if config.marconi_admission == "judicious" and chunk is not None and chunk <= 0:

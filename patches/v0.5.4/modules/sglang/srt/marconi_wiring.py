@@ -15,15 +15,11 @@ from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigErro
 
 logger = logging.getLogger(__name__)
 
-#: What this release's cache does: it has no tuner and no recorder, and only its own admission.
-_OFFERED = (
-    *("marconi_evict_policy", "marconi_eff_weight", "marconi_savings", "marconi_evict_pools"),
-    "marconi_admission",
-)
+#: The options of this release: it has no tuner, and no admission but its own.
 FLAGS = tuple(
     replace(flag, choices=("sglang",)) if flag.field == "marconi_admission" else flag
     for flag in options.without_tuner(ALL_FLAGS)
-    if flag.field in _OFFERED
+    if not flag.sequences
 )
 
 #: Attribute of ServerArgs with the ``--max-mamba-cache-size`` that the operator gave.

@@ -44,9 +44,10 @@ class MarconiFlag:
         metavar: what a number stands for, in ``--help``.
         policies: the policies that use it.
         sequences: it takes sequences of token ids.
+        text: it takes any text.
         about_auto: what ``auto`` means, where that is allowed.
         of_tuner: it only means something where there is a tuner.
-        text: it takes any text.
+        by_process: the tuner's process does it, whether or not something is tuned.
     """
 
     field: str
@@ -62,6 +63,7 @@ class MarconiFlag:
     text: bool = False
     about_auto: str = ""
     of_tuner: bool = False
+    by_process: bool = False
 
     @property
     def help(self) -> str:
@@ -194,6 +196,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         metavar="FILE",
         policies=(1, 2, 3, AUTO),
         text=True,
+        by_process=True,
     ),
 )
 

@@ -30,7 +30,7 @@ def without_tuner(flags: Sequence[MarconiFlag]) -> tuple[MarconiFlag, ...]:
             about_auto="",
         )
         for flag in flags
-        if not flag.of_tuner
+        if not (flag.of_tuner or flag.by_process)
     )
 
 

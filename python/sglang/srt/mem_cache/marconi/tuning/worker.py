@@ -74,21 +74,21 @@ def _follow(wire: types.ModuleType) -> None:
     setup = pickle.loads(wire.read_setup(sys.stdin.buffer))
     assert isinstance(setup, WorkerSetup)
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
-    retrospect = Retrospect(setup.shape, setup.cost, setup.choices, current=setup.current)
-    recorder = None
+    retrospect = recorder = None
+    if len(setup.choices) > 1:
+        retrospect = Retrospect(setup.shape, setup.cost, setup.choices, current=setup.current)
     if setup.record is not None:
         recorder = Recorder(Path(setup.record), setup.shape.block_tokens)
-    tunes = len(setup.choices) > 1
     for event in wire.read_events(sys.stdin.buffer):
-        if isinstance(event, wire.LookBack):
+        if not isinstance(event, wire.LookBack):
+            if recorder is not None:
+                recorder.follow(event)
+            if retrospect is not None:
+                retrospect.follow(event)
+        elif retrospect is not None:
             verdict = retrospect.look_back()
             sys.stdout.buffer.write(wire.answer(event.window, verdict, time.process_time()))
             sys.stdout.buffer.flush()
-            continue
-        if recorder is not None:
-            recorder.follow(event)
-        if tunes:
-            retrospect.follow(event)
 
 
 if __name__ == "__main__":
