@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
+from sglang.srt.mem_cache import mamba_radix_view
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.marconi import policy as policies
 from tree_harness import (
     COST,
     FULL,
@@ -119,6 +122,26 @@ def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, cap):
         assert random_life(stock, seed, 2000) == random_life(ours, seed, 2000)
     assert stock.victims == ours.victims
     assert len(stock.victims) > 500
+
+
+@pytest.mark.parametrize("policy", [2, 3])
+def test_a_view_that_catches_up_bit_by_bit_stays_sound(policy, monkeypatch):
+    monkeypatch.setattr(mamba_radix_view, "MOST_MARKED", 2)
+    monkeypatch.setattr(mamba_radix_view, "CAUGHT_UP", 2)
+    monkeypatch.setattr(policies, "MOST_HITS", 1)
+    harness = TreeHarness(policy)
+    for seed in range(30):
+        random_life(harness, seed, 60)
+    assert len(harness.victims) > 100
+    assert not harness.cache.stats.fallbacks
+
+
+def test_a_decision_after_a_long_time_finds_few_marks():
+    harness = TreeHarness(2, kv_tokens=4000, state_slots=400)
+    for first in range(300):
+        harness.insert([1000 + first] * 4)
+    assert len(harness.cache.view._marked) < mamba_radix_view.MOST_MARKED + 10
+    harness.check()
 
 
 @pytest.mark.parametrize("seed", range(2))
