@@ -56,6 +56,7 @@ def server_context(chunk: int = 8, max_states_per_path: int = -1) -> Iterator[No
     readers = (
         "sglang.srt.mem_cache.unified_cache.components.mamba",
         "sglang.srt.mem_cache.rust_tree_core.adapter",
+        "sglang.srt.mem_cache.mamba_radix_core",
     )
     with contextlib.ExitStack() as stack:
         for reader in map(importlib.import_module, readers):

@@ -10,6 +10,7 @@ from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.mamba_radix_tuning import make_tuning
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup, make_setup
+from sglang.srt.runtime_context import get_memory
 
 
 def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
@@ -32,6 +33,8 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         ctx.params.token_to_kv_pool_allocator.get_kvcache(),
         labels,
     )
+    lower = ctx.enable_hierarchical_cache or get_memory().enable_unified_cache_external_linker
+    setup = replace(setup, has_lower_tier=bool(lower))
     if not config.tunes:
         return setup
     assert isinstance(setup.cost, ModelCost)

@@ -14,18 +14,12 @@ from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer, LRURefreshPhase
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
-from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
-    get_tree_core_factory,
-    register_tree_core_backend,
-)
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
-
-TREE_CORE_BACKEND = "marconi"
 
 
 class MambaRadixTreeCore(UnifiedTreeCore):
@@ -149,9 +143,8 @@ class PolicyWalk:
         excluded = set(self._offered)
         try:
             excluded = self._excluded()
-            if not self._cache.view_is_sound:
-                raise RuntimeError("the view of the tree is not sound until the next reset")
-            return self._cache.view.victim(self._pool, excluding=excluded)
+            victim: UnifiedTreeNode | None = self._cache.choose_victim(self._pool, excluded)
+            return victim
         except Exception as error:
             self._cache.count_fallback(self._pool, error)
             return self._least_recent(excluded)
@@ -255,7 +248,7 @@ class PolicyFullComponent(FullComponent):
     def evict_component(
         self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
     ) -> tuple[int, int]:
-        if EvictLayer.DEVICE in target:
+        if EvictLayer.DEVICE in target and not node.evicted:
             self.cache.report(self.cache.kv_leaves, node)
         freed: tuple[int, int] = super().evict_component(node, *args, target=target, **kw)
         return freed
@@ -286,12 +279,6 @@ def session_test(component: Any) -> Callable[[Any], bool] | None:
     if not component.tree_core.enable_session_radix_cache:
         return None
     return lambda node: bool(component.session_ref(node) > 0)
-
-
-def register_tree_core() -> None:
-    """Make the core selectable by ``CacheInitParams.tree_core_backend``; may be called again."""
-    if get_tree_core_factory(TREE_CORE_BACKEND) is None:
-        register_tree_core_backend(TREE_CORE_BACKEND, MambaRadixTreeCore)
 
 
 COMPONENTS: dict[ComponentType, type[Any]] = {

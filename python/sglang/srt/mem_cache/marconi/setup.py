@@ -31,6 +31,7 @@ class MarconiSetup:
         on_request: called with the counters after each counted request, for exporters.
         make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
             force and what is told of errors; ``None`` for none.
+        has_lower_tier: what leaves the device may go on living on the host or beyond.
     """
 
     config: MarconiConfig
@@ -40,6 +41,7 @@ class MarconiSetup:
     description: str = ""
     on_request: Callable[[MarconiStats], None] | None = None
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
+    has_lower_tier: bool = False
 
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""
