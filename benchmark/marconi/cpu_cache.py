@@ -20,6 +20,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, Ma
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.mirror import Segment
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
@@ -115,7 +116,7 @@ class CpuCache:
     Attributes:
         policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
             a method ``attach`` is given the cache that it serves.
-        core: tree core of the stock cache, "python" or "rust".
+        core: tree core, "python" or "rust".
         options: further Marconi options, by field name.
         kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
         kv_order_config: as ``--radix-eviction-policy-config``, by keyword.
@@ -223,9 +224,10 @@ def radix_key(tokens: list[int]) -> RadixKey:
 
 
 def path_tokens(node: Any) -> tuple[int, ...]:
-    """All tokens from the root to the end of a node of the Python tree core."""
+    """All tokens from the root to the end of a node of the Python tree core, or of a mirror."""
     parts: list[list[int]] = []
     while node.parent is not None:
-        parts.append(list(node.key.raw_token_ids()))
+        key = node.key
+        parts.append(list(key.tokens if isinstance(key, Segment) else key.raw_token_ids()))
         node = node.parent
     return tuple(itertools.chain.from_iterable(reversed(parts)))

@@ -117,7 +117,7 @@ class MambaRadixRustCore(RustUnifiedTreeCore):
         node = self.mirror.find(result.best_match_node)
         if node is not None and node.state is not None:
             self.mirror.use_state(node)
-            self.cache.state_consumed(node)
+            self.cache.report(self.cache.state_consumed, node)
 
     def _noting_insert(self, step: Any) -> Any:
         if step.result is not None:
@@ -135,7 +135,7 @@ class MambaRadixRustCore(RustUnifiedTreeCore):
             self.mirror.put_state(node, int(params.mamba_value))
         else:
             self.mirror.use_state(node)
-        self.cache.state_created(node)
+        self.cache.report(self.cache.state_created, node)
 
     def _meet(self, node_id: int, key: Any) -> MirrorNode:
         """The node of an id that a walk along ``key`` ended at, which may be new."""
@@ -144,12 +144,12 @@ class MambaRadixRustCore(RustUnifiedTreeCore):
             return node
         (path,) = self._binding.collect_path_info([node_id])
         whole = Segment(key.raw_token_ids(), RustMirror.namespace_of(key))
-        cache, view = self.cache, self.cache.view
+        report, view = self.cache.report, self.cache.view
         for fresh, lower in self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole):
             if lower is not None:
-                cache.split(fresh, lower)
-            view.leaf_sets_updated(fresh)
-            view.leaf_sets_updated(fresh.parent if lower is None else lower)
+                report(self.cache.split, fresh, lower)
+            report(view.leaf_sets_updated, fresh)
+            report(view.leaf_sets_updated, fresh.parent if lower is None else lower)
         return self.mirror.node_by_id(node_id)
 
     # -- locks
@@ -262,9 +262,9 @@ class MambaRadixRustCore(RustUnifiedTreeCore):
 
     def _state_left(self, state: int) -> None:
         node = self.mirror.state_owner(state)
-        self.cache.state_leaves(node)
+        self.cache.report(self.cache.state_leaves, node)
         self.mirror.drop_state(node)
-        self.cache.view.state_came_or_went(node)
+        self.cache.report(self.cache.view.state_came_or_went, node)
 
     @contextmanager
     def _holding(self, nodes: Iterable[MirrorNode]) -> Iterator[None]:
