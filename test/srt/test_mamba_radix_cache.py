@@ -206,7 +206,7 @@ def test_both_cores_evict_the_same_in_the_same_order(name, seed):
 @pytest.mark.parametrize(
     ("core", "arguments", "cap"),
     [
-        ("MambaRadixRustCore", {}, -1),
+        ("MambaRadixRustTreeCore", {}, -1),
         ("MambaRadixTreeCore", {"core": "python"}, -1),
         ("MambaRadixTreeCore", {"sessions": True}, -1),
         ("MambaRadixTreeCore", {"marconi_admission": "judicious"}, -1),

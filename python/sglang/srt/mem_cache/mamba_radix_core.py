@@ -73,6 +73,6 @@ def _python_core(params: CacheInitParams, components: dict[ComponentType, Any]) 
 
 def _rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) -> Any:
     # Importing it loads the extension, which a platform may lack.
-    from sglang.srt.mem_cache.mamba_radix_rust import MambaRadixRustCore
+    from sglang.srt.mem_cache.mamba_radix_rust import MambaRadixRustTreeCore
 
-    return MambaRadixRustCore(params, components[ComponentType.MAMBA].cache)
+    return MambaRadixRustTreeCore(params, components[ComponentType.MAMBA].cache)

@@ -59,7 +59,7 @@ class RustMirror(TreeMirror):
         return f"{key.extra_key or ''}\0{key.cache_salt or ''}"
 
 
-class MambaRadixRustCore(RustUnifiedTreeCore):
+class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     """The Rust tree core, telling the cache's view what happens to its nodes.
 
     It needs the order of the core's path cap for itself, so the operator's cap must be unset.
