@@ -19,6 +19,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix_leaves import LeafOrder
+from sglang.srt.mem_cache.mamba_radix_rust_leaves import Learnt, MirrorLeaves
 from sglang.srt.mem_cache.marconi.mirror import MirrorNode, Segment, TreeMirror
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.rust_tree_core.adapter import RustUnifiedTreeCore
@@ -75,7 +77,10 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     def __init__(self, params: CacheInitParams, cache: MambaRadixCache) -> None:
         self.cache = cache
         self.mirror = RustMirror(params.page_size)
+        self._leaves = MirrorLeaves(self.mirror)
+        self._keeps_lru = params.eviction_policy.lower() == "lru"
         self._chooses = False
+        self._lru_walk: LeafOrder | None = None
         self._wanted = 0
         self._inserting: Any = None
         cache.attach_tree(self.mirror)
@@ -84,6 +89,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     def reset(self) -> None:
         super().reset()
         self.mirror.clear()
+        self._leaves.clear()
         self.cache.forget_tree()
 
     # -- lookups and inserts
@@ -112,10 +118,10 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
 
     def _matched(self, key: Any, result: Any) -> None:
         last = result.last_visited_node_id
-        if last is not None:
-            self._meet(last, key)
-        node = self.mirror.find(result.best_match_node)
-        if node is not None and node.state is not None:
+        learnt = () if last is None else self._learn(last, key)
+        node = self.mirror.node_by_id(result.best_match_node)
+        self._leaves.matched(node, learnt)
+        if node.state is not None:
             self.mirror.use_state(node)
             self.cache.report(self.cache.state_consumed, node)
 
@@ -128,29 +134,33 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     def _inserted(self, params: Any, result: Any) -> None:
         if result.rotation_tail_declined:
             return
-        node = self._meet(result.last_device_node, params.key)
+        learnt = self._learn(result.last_device_node, params.key)
+        node = self.mirror.node_by_id(result.last_device_node)
         if node.parent is None:
             return
+        self._leaves.inserted(node, learnt)
         if node.state is None:
             self.mirror.put_state(node, int(params.mamba_value))
         else:
             self.mirror.use_state(node)
         self.cache.report(self.cache.state_created, node)
 
-    def _meet(self, node_id: int, key: Any) -> MirrorNode:
-        """The node of an id that a walk along ``key`` ended at, which may be new."""
-        node = self.mirror.find(node_id)
-        if node is not None:
-            return node
+    def _learn(self, node_id: int, key: Any) -> Learnt:
+        """Take note of new nodes on the path to one at which a walk along ``key`` ended."""
+        if self.mirror.find(node_id) is not None:
+            return ()
         (path,) = self._binding.collect_path_info([node_id])
         whole = Segment(key.raw_token_ids(), RustMirror.namespace_of(key))
+        learnt = self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
         report, view = self.cache.report, self.cache.view
-        for fresh, lower in self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole):
+        for fresh, lower in learnt:
             if lower is not None:
                 report(self.cache.split, fresh, lower)
-            report(view.leaf_sets_updated, fresh)
-            report(view.leaf_sets_updated, fresh.parent if lower is None else lower)
-        return self.mirror.node_by_id(node_id)
+            for node in (fresh, lower or fresh.parent):
+                assert node is not None
+                self._leaves.changed(node)
+                report(view.leaf_sets_updated, node)
+        return learnt
 
     # -- locks
 
@@ -178,6 +188,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         if node is not None:
             node.kv_locks += kv
             node.state_locks += state
+            self.cache.report(self._leaves.changed, node)
             self.cache.report(self.cache.view.changed, node)
 
     # -- eviction
@@ -186,13 +197,19 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self.cache.view.tick()
         self._wanted = request_cnt
         self._chooses = self.cache.begin_walk(_POOLS[component_type])
-        if not self._chooses:
+        self._lru_walk = None
+        if self._chooses:
+            if component_type is FULL:
+                self._leaves.forget_order()
+        elif component_type is FULL and self._keeps_lru and self.cache.view_is_sound:
+            self._lru_walk = self._leaves.walk()
+        else:
             super().evict_device_start(component_type, request_cnt)
 
     def evict_device_next_node(
         self, component_type: ComponentType, tracker: dict[ComponentType, int]
     ) -> Any:
-        if not self._chooses:
+        if not self._chooses and self._lru_walk is None:
             result = super().evict_device_next_node(component_type, tracker)
             self._note_states(result)
             return result
@@ -200,7 +217,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             return EvictDeviceNextNodeResult()
         pool = _POOLS[component_type]
         try:
-            node = self.cache.choose_victim(pool)
+            node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
         except Exception as error:
             self.cache.count_fallback(pool, error)
             return self._evict_least_recent(component_type)
@@ -211,7 +228,9 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         return self._evict_state(node)
 
     def evict_device_end(self, component_type: ComponentType) -> None:
-        if not self._chooses:
+        if self._lru_walk is not None:
+            self._lru_walk.end_walk()
+        elif not self._chooses:
             super().evict_device_end(component_type)
         self.cache.end_walk()
 
@@ -224,6 +243,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         result = super().evict_device_leaf(node_id, is_write_back)
         if node is not None:
             self.cache.report(self.mirror.remove, node)
+            self.cache.report(self._leaves.removed, node)
             self.cache.report(self.cache.view.removed, node)
             self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
         return result

@@ -31,9 +31,19 @@ class MirrorNode:
         state: the owner's handle of the state at the node's end, ``None`` if there is none.
         kv_locks: locks that hold the KV of the path to this very node.
         state_locks: locks that hold this node's state.
+        last_access_time: for an order of one's own; the mirror leaves it alone.
     """
 
-    __slots__ = ("children", "id", "key", "kv_locks", "parent", "state", "state_locks")
+    __slots__ = (
+        "children",
+        "id",
+        "key",
+        "kv_locks",
+        "last_access_time",
+        "parent",
+        "state",
+        "state_locks",
+    )
 
     def __init__(self, id: int, parent: MirrorNode | None, key: Segment) -> None:
         self.id = id
@@ -43,6 +53,7 @@ class MirrorNode:
         self.state: int | None = None
         self.kv_locks = 0
         self.state_locks = 0
+        self.last_access_time = 0.0
 
 
 class TreeMirror:
