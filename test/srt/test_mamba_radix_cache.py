@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
+from sglang.srt.mem_cache import mamba_radix_view
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_core import python_core_reason
+from sglang.srt.mem_cache.marconi import policy as policies
 from tree_harness import COST, FULL, MAMBA, TreeHarness, path_tokens, server_context
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -166,6 +168,28 @@ def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, core, cap):
 
 
 @on_both_cores
+@pytest.mark.parametrize("policy", [2, 3])
+def test_a_view_that_catches_up_bit_by_bit_stays_sound(policy, monkeypatch):
+    monkeypatch.setattr(mamba_radix_view, "MOST_MARKED", 2)
+    monkeypatch.setattr(mamba_radix_view, "CAUGHT_UP", 2)
+    monkeypatch.setattr(policies, "MOST_HITS", 1)
+    harness = TreeHarness(policy)
+    for seed in range(30):
+        random_life(harness, seed, 60)
+    assert len(harness.victims) > 100
+    assert not harness.cache.stats.fallbacks
+
+
+@on_both_cores
+def test_a_decision_after_a_long_time_finds_few_marks():
+    harness = TreeHarness(2, kv_tokens=4000, state_slots=400)
+    for first in range(300):
+        harness.insert([1000 + first] * 4)
+    assert len(harness.cache.view._marked) < mamba_radix_view.MOST_MARKED + 10
+    harness.check()
+
+
+@on_both_cores
 @pytest.mark.parametrize("seed", range(2))
 def test_policy_1_observes_what_the_stock_rust_core_observes(seed):
     rust, ours = TreeHarness(None, core="rust"), TreeHarness(1)
@@ -192,7 +216,8 @@ POLICIES = {
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("seed", range(2))
-def test_both_cores_evict_the_same_in_the_same_order(name, seed):
+def test_both_cores_evict_the_same_in_the_same_order(name, seed, monkeypatch):
+    monkeypatch.setattr(mamba_radix_view, "MOST_MARKED", 8)
     policy, options = POLICIES[name]
     python, rust = (TreeHarness(policy, core=core, **options) for core in ("python", "rust"))
     assert random_life(python, seed, 1500) == random_life(rust, seed, 1500)

@@ -95,15 +95,19 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     # -- lookups and inserts
 
     def match_prefix(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin()
         result = super().match_prefix(params)
         self.cache.report(self._matched, params.key, result)
         return result
 
     def begin_insert(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin()
         self._inserting = params
         return self._noting_insert(super().begin_insert(params))
+
+    def _begin(self) -> None:
+        self.cache.view.tick()
+        self.cache.report(self.cache.view.catch_up)
 
     def resume_insert(self) -> Any:
         return self._noting_insert(super().resume_insert())

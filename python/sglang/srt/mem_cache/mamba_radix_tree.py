@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix_key import plain_key
 from sglang.srt.mem_cache.mamba_radix_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
@@ -38,16 +39,35 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         self.cache.forget_tree()
 
     def match_prefix(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin(params)
         return super().match_prefix(params)
 
     def begin_insert(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin(params)
         return super().begin_insert(params)
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
         self.cache.view.tick()
         super().evict_device_start(component_type, request_cnt)
+
+    def _begin(self, params: Any) -> None:
+        self.cache.view.tick()
+        self.cache.report(self.cache.view.catch_up)
+        if not self.is_eagle:
+            params.key = plain_key(params.key)
+
+    def _is_device_leaf(self, node: UnifiedTreeNode) -> bool:
+        """As stock's, which asks by generators; every operation asks it of several nodes."""
+        full = ComponentType.FULL
+        if node is self.root_node or node.component_data[full].value is None:
+            return False
+        for data in node.component_data:
+            if data.lock_ref > 0:
+                return False
+        for child in node.children.values():  # noqa: SIM110
+            if child.component_data[full].value is not None:
+                return False
+        return True
 
     # -- answers to the view and the lookups
 
