@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.mamba_radix_shared import is_shared
 from sglang.srt.mem_cache.mamba_radix_tuning import make_tuning
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup, make_setup
@@ -32,7 +33,8 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         ctx.params.token_to_kv_pool_allocator.get_kvcache(),
         labels,
     )
-    if not config.tunes:
+    setup = replace(setup, shared_memory=is_shared(ctx.params))
+    if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
     return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))
