@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,11 +9,19 @@ import pytest
 import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.mem_cache import mamba_radix_view
-from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_core import python_core_reason
 from sglang.srt.mem_cache.marconi import policy as policies
-from tree_harness import COST, FULL, MAMBA, TreeHarness, path_tokens, server_context
+from tree_harness import (
+    COST,
+    FULL,
+    MAMBA,
+    TreeHarness,
+    path_tokens,
+    random_life,
+    sequence,
+    server_context,
+)
 
 pytestmark = pytest.mark.usefixtures("context")
 
@@ -33,11 +40,6 @@ def core(request, monkeypatch):
 
 
 on_both_cores = pytest.mark.usefixtures("core")
-
-
-def sequence(length: int, first: int) -> list[int]:
-    """``length`` tokens that share nothing with another ``first``."""
-    return [first * 1000 + i for i in range(length)]
 
 
 # -- case 1: match_prefix and copy on write
@@ -124,37 +126,6 @@ def test_one_long_sequence_outlives_several_short_ones(savings):
 
 
 # -- policy 1 is stock
-
-
-def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:
-    """Thousands of operations of every kind; returns all that a caller could observe."""
-    rng = random.Random(seed)
-    seen: list[object] = []
-    sessions = [[rng.randrange(3) for _ in range(8)] for _ in range(6)]
-    locks = []
-    for _ in range(operations):
-        kind = rng.random()
-        which = rng.randrange(len(sessions))
-        tokens = sessions[which] + [rng.randrange(3) for _ in range(rng.randrange(1, 9))]
-        if kind < 0.45:
-            seen.append(harness.insert(tokens))
-            sessions[which] = tokens if len(tokens) < 90 else tokens[: rng.randrange(1, 20)]
-        elif kind < 0.7:
-            seen.append(harness.hit(tokens))
-        elif kind < 0.8 and len(locks) < 3:
-            locks.append(harness.lock(tokens))
-        elif kind < 0.9 and locks:
-            harness.unlock(locks.pop(rng.randrange(len(locks))))
-        elif kind < 0.95:
-            result = harness.cache.evict(EvictParams(num_tokens=rng.randrange(1, 30)))
-            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
-        else:
-            result = harness.cache.evict(EvictParams(num_tokens=0, mamba_num=rng.randrange(1, 3)))
-            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
-    for lock in locks:
-        harness.unlock(lock)
-    harness.check()
-    return seen
 
 
 @pytest.mark.parametrize("seed", range(4))

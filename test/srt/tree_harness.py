@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -11,10 +12,23 @@ from typing import ClassVar
 import torch
 from cpu_cache import EXAMPLE_COST as COST
 from cpu_cache import FULL, MAMBA, CpuCache, path_tokens, radix_key, server_context
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.mirror import TreeMirror
+from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.stats import VictimKind
 
-__all__ = ["COST", "FULL", "MAMBA", "TreeHarness", "path_tokens", "radix_key", "server_context"]
+__all__ = [
+    "COST",
+    "FULL",
+    "MAMBA",
+    "TreeHarness",
+    "path_tokens",
+    "radix_key",
+    "random_life",
+    "sequence",
+    "server_context",
+    "states",
+]
 
 
 class TreeHarness(CpuCache):
@@ -37,10 +51,20 @@ class TreeHarness(CpuCache):
         kv_tokens: int = 512,
         state_slots: int = 16,
         sessions: bool = False,
+        cost: CostModel = COST,
+        elastic: bool = False,
         **options: object,
     ) -> None:
-        core = core or ("python" if policy is None else self.core_of_ours)
-        super().__init__(policy, core, kv_tokens, state_slots, sessions, COST, dict(options))
+        super().__init__(
+            policy,
+            core or ("python" if policy is None else self.core_of_ours),
+            kv_tokens,
+            state_slots,
+            sessions,
+            cost,
+            dict(options),
+            elastic=elastic,
+        )
         self.victims: list[tuple[str, tuple[int, ...]]] = []
         self._record_victims()
 
@@ -58,12 +82,11 @@ class TreeHarness(CpuCache):
         """SGLang's own sanity check, and every slot either free or held by exactly one node."""
         self.cache.sanity_check()
         kv_held = self.cache.all_values_flatten().tolist()
-        kv_free = torch.cat([self.allocator.free_pages, self.allocator.release_pages]).tolist()
-        assert sorted(kv_held + kv_free) == list(range(1, self.kv_tokens + 1)), "KV slots"
         states = self.cache.all_mamba_values_flatten().tolist()
-        free = self.requests.mamba_allocator.free_slots.tolist()
-        assert len(set(states + free)) == len(states) + len(free), "a state slot is held twice"
-        assert len(states) + len(free) == self.state_slots, "a state slot is lost"
+        if self.elastic:
+            self._check_shared(kv_held, states)
+        else:
+            self._check_pools(kv_held, states)
         view = getattr(self.cache, "view", None)
         if view is not None:
             assert self.cache.stats.errors == 0
@@ -96,11 +119,28 @@ class TreeHarness(CpuCache):
             state = core.get_component_device_value(node.id, MAMBA)
             assert node.state == (None if state is None else int(state))
 
+    def _check_shared(self, kv_held: list[int], states: list[int]) -> None:
+        """What is allocated is what the tree holds, and the allocator's own books agree."""
+        assert self.allocator.verify_byte_accounting() == []
+        for held, allocator in (
+            (kv_held, self.allocator.full_attn_allocator),
+            (states, self.allocator.mamba_allocator),
+        ):
+            assert len(set(held)) == len(held) == allocator.allocated_count()
+            assert all(allocator.is_slot_allocated(slot) for slot in held)
+
+    def _check_pools(self, kv_held: list[int], states: list[int]) -> None:
+        kv_free = torch.cat([self.allocator.free_pages, self.allocator.release_pages]).tolist()
+        assert sorted(kv_held + kv_free) == list(range(1, self.kv_tokens + 1)), "KV slots"
+        free = self.requests.mamba_allocator.free_slots.tolist()
+        assert len(set(states + free)) == len(states) + len(free), "a state slot is held twice"
+        assert len(states) + len(free) == self.state_slots, "a state slot is lost"
+
     def _record_victims(self) -> None:
         if isinstance(getattr(self.cache, "tree", None), TreeMirror):
             self._record_counted_victims()
             return
-        if self.core == "rust":
+        if self.policy is None and self.core == "rust":
             return
         for component in self.cache.components.values():
             original = component.evict_component
@@ -132,3 +172,43 @@ def _ids_above(node) -> list[int]:
         node = node.parent
         ids.append(node.id)
     return ids[::-1]
+
+
+def sequence(length: int, first: int) -> list[int]:
+    """``length`` tokens that share nothing with another ``first``."""
+    return [first * 1000 + i for i in range(length)]
+
+
+def states(harness: TreeHarness) -> set[tuple[int, ...]]:
+    return harness.states()
+
+
+def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:
+    """Thousands of operations of every kind; returns all that a caller could observe."""
+    rng = random.Random(seed)
+    seen: list[object] = []
+    sessions = [[rng.randrange(3) for _ in range(8)] for _ in range(6)]
+    locks = []
+    for _ in range(operations):
+        kind = rng.random()
+        which = rng.randrange(len(sessions))
+        tokens = sessions[which] + [rng.randrange(3) for _ in range(rng.randrange(1, 9))]
+        if kind < 0.45:
+            seen.append(harness.insert(tokens))
+            sessions[which] = tokens if len(tokens) < 90 else tokens[: rng.randrange(1, 20)]
+        elif kind < 0.7:
+            seen.append(harness.hit(tokens))
+        elif kind < 0.8 and len(locks) < 3:
+            locks.append(harness.lock(tokens))
+        elif kind < 0.9 and locks:
+            harness.unlock(locks.pop(rng.randrange(len(locks))))
+        elif kind < 0.95:
+            result = harness.cache.evict(EvictParams(num_tokens=rng.randrange(1, 30)))
+            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
+        else:
+            result = harness.cache.evict(EvictParams(num_tokens=0, mamba_num=rng.randrange(1, 3)))
+            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
+    for lock in locks:
+        harness.unlock(lock)
+    harness.check()
+    return seen

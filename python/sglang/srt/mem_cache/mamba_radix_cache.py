@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix_admission import MambaRadixAdmission
 from sglang.srt.mem_cache.mamba_radix_core import with_tree_core
-from sglang.srt.mem_cache.mamba_radix_tree import PolicyWalk, session_test
+from sglang.srt.mem_cache.mamba_radix_shared import SharedMemory, SingleVictim
+from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk, session_test
 from sglang.srt.mem_cache.marconi.accounts import MarconiAccounts
 from sglang.srt.mem_cache.marconi.admission import ADMISSIONS
+from sglang.srt.mem_cache.marconi.policy import orders_shared_memory
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.stats import VictimKind
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+from sglang.srt.utils.rank_consensus_checker import rank_consensus
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
@@ -36,6 +39,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def __init__(self, params: CacheInitParams, *, setup: MarconiSetup) -> None:
         self.tuning: MambaRadixTuning | None = None
         self.admission: MambaRadixAdmission | None = None
+        self._shared = SharedMemory(self)
         self._was_short = False
         self.open_accounts(setup, at_rest="path_cap")
         if setup.config.marconi_admission != "sglang":
@@ -64,6 +68,31 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         """Free ``mamba_num`` state slots."""
         return self.evict(EvictParams(num_tokens=0, mamba_num=mamba_num))
 
+    def evict_for_alloc(
+        self,
+        params: EvictParams,
+        *,
+        allocation_reclaim_satisfied: Callable[[], bool] | None = None,
+    ) -> EvictResult:
+        """Evict until an allocation that fell short by ``params`` can be served.
+
+        Where states and KV share their memory and the policy orders both, either may go.
+        """
+        if (
+            self.disable
+            or allocation_reclaim_satisfied is not None
+            or not (self.marconi.shared_memory and orders_shared_memory(self.policy))
+        ):
+            return super().evict_for_alloc(
+                params, allocation_reclaim_satisfied=allocation_reclaim_satisfied
+            )
+        return self._evict_across(params)
+
+    @rank_consensus(same_params=True, same_results=True)  # type: ignore[untyped-decorator]
+    def _evict_across(self, params: EvictParams) -> EvictResult:
+        self._was_short = True
+        return self._shared.make_room(params)
+
     def marconi_state(self) -> dict[str, object]:
         """What is configured and what it did so far, as plain JSON types."""
         return {
@@ -76,26 +105,26 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def forget_tree(self) -> None:
         super().forget_tree()
         if self.admission is not None:
-            self.report(self.admission.clear)
+            self.report(self.admission.given.clear)
         if self.tuning is not None:
             self.tuning.flushed()
 
     def state_created(self, node: UnifiedTreeNode) -> None:
         super().state_created(node)
         if self.admission is not None:
-            self.admission.state_created(node)
+            self.admission.given.created(node.id)
 
     def state_consumed(self, node: UnifiedTreeNode) -> None:
         """A request found the state of ``node``."""
         self.view.state_consumed(node)
         if self.admission is not None:
-            self.admission.state_looked_up(node)
+            self.admission.given.looked_up(node.id)
 
     def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
         """``upper`` was put between ``lower`` and its parent."""
         self.view.split(upper, lower)
         if self.admission is not None:
-            self.admission.split(lower)
+            self.admission.given.parted(lower.id)
 
     def state_taken_back(self, node: UnifiedTreeNode) -> None:
         """Admission gave up the state of ``node``: it counts as never admitted, not as evicted."""
@@ -107,7 +136,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         if not self.tree.holds_state(node):
             return
         if self.admission is not None:
-            self.admission.state_left(node)
+            self.admission.given.left(node.id)
             if self.admission.taking_back:
                 return
         if not self.tree.is_evictable_leaf(node):
@@ -122,9 +151,14 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         super().prefix_deleted(node)
         if self.admission is not None:
-            self.admission.deleted(node)
+            self.admission.given.deleted(node.id)
 
     # -- eviction walks
+
+    def eviction_starts(self) -> None:
+        """SGLang begins a walk; one of several over shared memory is no operation of its own."""
+        if self._shared.walk is None:
+            self.view.tick()
 
     def begin_walk(self, pool: Pool) -> bool:
         """``pool`` is short; whether the policy chooses the victims, and not SGLang."""
@@ -132,12 +166,17 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self._was_short = True
         return pool in self.policy.pools
 
-    def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | None:
+    def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | SingleVictim | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
+        if self._shared.walk is not None:
+            return self._shared.walk
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
 
-    def choose_victim(self, pool: Pool, excluding: Collection[int] = ()) -> Any:
+    def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
         """The node that the policy would evict from ``pool``, ``None`` if it has none.
+
+        Args:
+            pool: ``None`` for memory that both pools share.
 
         Raises:
             RuntimeError: an event of the tree was lost.
@@ -147,7 +186,8 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return self.view.victim(pool, excluding=excluding)
 
     def end_walk(self) -> None:
-        self.end_shortage()
+        if self._shared.walk is None:
+            self.end_shortage()
 
     # -- lookups
 

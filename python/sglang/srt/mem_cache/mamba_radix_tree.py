@@ -6,7 +6,7 @@ policy must know, or points the stock eviction step at the policy's victim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix_key import plain_key
@@ -21,6 +21,8 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+    from sglang.srt.mem_cache.mamba_radix_shared import SingleVictim
+    from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 
@@ -47,7 +49,7 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         return super().begin_insert(params)
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
-        self.cache.view.tick()
+        self.cache.eviction_starts()
         super().evict_device_start(component_type, request_cnt)
 
     def _begin(self, params: Any) -> None:
@@ -133,77 +135,6 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         super()._remove_leaf_from_parent(node)
         self.cache.report(self.cache.view.removed, node)
         self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
-
-
-class PolicyWalk:
-    """One eviction walk: asks for victims, and never offers the same one twice in the same role.
-
-    A victim can survive being offered (a HiCache backup that fails), and stock's own walk passes
-    it over for the rest of the walk too.
-    """
-
-    def __init__(
-        self, cache: MambaRadixCache, pool: Pool, in_session: Callable[[Any], bool] | None
-    ) -> None:
-        self._cache = cache
-        self._pool = pool
-        self._in_session = in_session
-        self._spare_sessions = in_session is not None
-        self._offered: dict[int, bool] = {}
-
-    def next(self) -> UnifiedTreeNode | None:
-        """The policy's next victim, or LRU's if scoring fails; sessions' nodes come last."""
-        node = self._next()
-        if node is None and self._spare_sessions:
-            self._spare_sessions = False
-            node = self._next()
-        if node is not None:
-            self._offered[node.id] = self._is_leaf(node)
-        return node
-
-    def _excluded(self) -> set[int]:
-        """Ids to pass over: what was offered in the role it has now, and what sessions hold."""
-        arena = self._cache.tree_core._node_arena
-        self._offered = {id: role for id, role in self._offered.items() if id in arena}
-        excluded = {id for id, role in self._offered.items() if role == self._is_leaf(arena[id])}
-        if self._spare_sessions and self._in_session is not None:
-            excluded.update(node.id for node in self._everything() if self._in_session(node))
-        return excluded
-
-    def _is_leaf(self, node: UnifiedTreeNode) -> bool:
-        return node in self._cache.tree_core.evictable_device_leaves
-
-    def _everything(self) -> Iterable[UnifiedTreeNode]:
-        """All that the pool could evict."""
-        core = self._cache.tree_core
-        everything: Iterable[UnifiedTreeNode] = (
-            core.lru_lists[ComponentType.MAMBA].cache.values()
-            if self._pool is Pool.STATE
-            else core.evictable_device_leaves
-        )
-        return everything
-
-    def _next(self) -> UnifiedTreeNode | None:
-        excluded = set(self._offered)
-        try:
-            excluded = self._excluded()
-            victim: UnifiedTreeNode | None = self._cache.choose_victim(self._pool, excluded)
-            return victim
-        except Exception as error:
-            self._cache.count_fallback(self._pool, error)
-            return self._least_recent(excluded)
-
-    def _least_recent(self, excluded: set[int]) -> UnifiedTreeNode | None:
-        core = self._cache.tree_core
-        if self._pool is Pool.STATE:
-            lru = core.lru_lists[ComponentType.MAMBA]
-            node = lru.get_lru_no_lock()
-            while node is not None and node.id in excluded:
-                node = lru.get_prev_no_lock(node)
-            return node if node is None or lru.in_list(node) else None
-        leaves = [node for node in core.evictable_device_leaves if node.id not in excluded]
-        priority = core.eviction_strategy.get_priority
-        return min(leaves, key=lambda n: (priority(n), n.last_access_time, n.id), default=None)
 
 
 class PolicyMambaComponent(MambaComponent):
@@ -298,7 +229,9 @@ class PolicyFullComponent(FullComponent):
         return freed
 
     def _evict_device_start(self, request_cnt: int) -> None:
-        self._walk: PolicyWalk | LeafOrder | None = self.cache.start_walk(Pool.KV, self)
+        self._walk: PolicyWalk | SingleVictim | LeafOrder | None = self.cache.start_walk(
+            Pool.KV, self
+        )
         if self._walk is None:
             self._walk = self.tree_core.lru_walk()
         else:
@@ -322,13 +255,6 @@ class PolicyFullComponent(FullComponent):
         if isinstance(self._walk, LeafOrder):
             self._walk.end_walk()
         self._walk = None
-
-
-def session_test(component: Any) -> Callable[[Any], bool] | None:
-    """Whether a session references a node's data, ``None`` where sessions are not tracked."""
-    if not component.tree_core.enable_session_radix_cache:
-        return None
-    return lambda node: bool(component.session_ref(node) > 0)
 
 
 COMPONENTS: dict[ComponentType, type[Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, orders_shared_memory
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
@@ -160,20 +160,28 @@ class MambaRadixView:
         """What is known of ``node`` now, whether or not it could be a victim."""
         return self._describe(node)
 
-    def victim(self, pool: Pool, excluding: Collection[int] = ()) -> Any | None:
-        """The node that the policy would evict from ``pool``, ``None`` if it has none."""
+    def victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any | None:
+        """The node that the policy would evict from ``pool``, ``None`` if it has none.
+
+        Args:
+            pool: ``None``: from memory that both pools share; the policy must order that.
+            excluding: ids to pass over.
+        """
         assert self._tree is not None
         self.refresh()
+        if pool is not None and orders_shared_memory(self.policy):
+            stay = (id for id, prefix in self._prefixes.items() if not prefix.may_leave(pool))
+            excluding = {*excluding, *stay}
         while True:
-            prefix = self.policy.victim(pool, self.now, excluding)
+            prefix = self.policy.victim(pool or Pool.STATE, self.now, excluding)
             if prefix is None:
                 return None
             node = self._tree.node_by_id(prefix.id)
             if self._describe(node).may_leave(pool):
                 return node
-            # A change that no event announced: take note of it and ask again. The policy drops
-            # what may not leave, so this ends.
+            # A change that no event announced: take note of it and ask again.
             self._refresh_node(node)
+            excluding = {*excluding, prefix.id}
 
     # -- internals
 

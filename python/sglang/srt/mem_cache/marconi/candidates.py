@@ -13,11 +13,13 @@ from sglang.srt.mem_cache.marconi.stamp_tree import Key
 class Candidates:
     """Candidates of one pool, in one :class:`Staircase` for forks and one for all others.
 
+    The pool ``None`` is memory that both pools share.
+
     ``put`` and ``discard`` are O(log n), ``lowest`` is O(k) for a staircase of k steps. What a
     prefix saves per byte is computed once at ``put``, not at each decision.
     """
 
-    def __init__(self, pool: Pool, efficiency: Callable[[CachedPrefix], float]) -> None:
+    def __init__(self, pool: Pool | None, efficiency: Callable[[CachedPrefix], float]) -> None:
         self._pool = pool
         self._efficiency = efficiency
         self._members: dict[int, tuple[CachedPrefix, Key, float, Staircase]] = {}

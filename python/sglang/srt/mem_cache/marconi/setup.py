@@ -29,6 +29,7 @@ class MarconiSetup:
         policy: who chooses the victims; ``None`` for the one that the config names.
         description: the cost model in a few words, for the log.
         on_request: called with the counters after each counted request, for exporters.
+        shared_memory: states and KV take their bytes from one memory.
         make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
             force and what is told of errors; ``None`` for none.
         has_lower_tier: what leaves the device may go on living on the host or beyond.
@@ -40,6 +41,7 @@ class MarconiSetup:
     policy: EvictionPolicy | None = None
     description: str = ""
     on_request: Callable[[MarconiStats], None] | None = None
+    shared_memory: bool = False
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
     has_lower_tier: bool = False
 
