@@ -164,12 +164,12 @@ class CpuCache:
         assert config is not None
         savings = SAVINGS[config.marconi_savings](self.cost)
         setup = MarconiSetup(
-            config, self.cost, savings, policy=own, shared_memory=is_shared(params)
+            config, self.cost, savings, policy=own, shared_memory=is_shared(self.allocator)
         )
         self.cache = MambaRadixCache(params, setup=setup)
         attach = getattr(own, "attach", None)
         if attach is not None:
-            attach(self.cache.tree_core)
+            attach(self.cache.tree)
 
     def _make_pools(self) -> tuple[HybridReqToTokenPool, BaseTokenToKVPoolAllocator]:
         if not self.elastic:

@@ -147,15 +147,15 @@ VARIANTS = {
     "marconi_state_only": (2, {"marconi_evict_pools": "state"}),
     "marconi_parent": (2, {"marconi_savings": "parent"}),
     "marconi_sessions": (2, {"sessions": True}),
-    "lru_rust": (1, {"core": "rust"}),
-    "marconi_rust": (2, {"core": "rust"}),
-    "value_rust": (3, {"core": "rust"}),
     "value": (3, {}),
     "lru_shared_memory": (1, SHARED),
     "marconi_shared_memory": (2, SHARED),
     "marconi_state_only_shared_memory": (2, {"marconi_evict_pools": "state", **SHARED}),
     "value_shared_memory": (3, SHARED),
     "value_shared_memory_sessions": (3, {"sessions": True, **SHARED}),
+    "lru_rust": (1, {"core": "rust"}),
+    "marconi_rust": (2, {"core": "rust"}),
+    "value_rust": (3, {"core": "rust"}),
 }
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "random_life",
     "sequence",
     "server_context",
-    "states",
 ]
 
 
@@ -55,9 +54,10 @@ class TreeHarness(CpuCache):
         elastic: bool = False,
         **options: object,
     ) -> None:
+        core = core or ("python" if policy is None else self.core_of_ours)
         super().__init__(
             policy,
-            core or ("python" if policy is None else self.core_of_ours),
+            core,
             kv_tokens,
             state_slots,
             sessions,
@@ -140,7 +140,7 @@ class TreeHarness(CpuCache):
         if isinstance(getattr(self.cache, "tree", None), TreeMirror):
             self._record_counted_victims()
             return
-        if self.policy is None and self.core == "rust":
+        if self.core == "rust":
             return
         for component in self.cache.components.values():
             original = component.evict_component
@@ -177,10 +177,6 @@ def _ids_above(node) -> list[int]:
 def sequence(length: int, first: int) -> list[int]:
     """``length`` tokens that share nothing with another ``first``."""
     return [first * 1000 + i for i in range(length)]
-
-
-def states(harness: TreeHarness) -> set[tuple[int, ...]]:
-    return harness.states()
 
 
 def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:

@@ -173,10 +173,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
 
     def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
-        """The node that the policy would evict from ``pool``, ``None`` if it has none.
-
-        Args:
-            pool: ``None`` for memory that both pools share.
+        """See :meth:`MambaRadixView.victim`.
 
         Raises:
             RuntimeError: an event of the tree was lost.

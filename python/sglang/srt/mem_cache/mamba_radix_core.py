@@ -49,7 +49,7 @@ def python_core_reason(params: CacheInitParams, setup: MarconiSetup) -> str | No
         return f"the tree has {', '.join(sorted(other.name for other in others))} components"
     if setup.has_lower_tier:
         return "the cache has a tier below the device"
-    if params.token_to_kv_pool_allocator.mamba_full_cache_donor() is not None:
+    if setup.shared_memory:
         return "KV and states share one memory"
     if setup.config.marconi_admission != "sglang":
         return f"--marconi-admission is {setup.config.marconi_admission}"

@@ -35,7 +35,11 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         labels,
     )
     lower = ctx.enable_hierarchical_cache or get_memory().enable_unified_cache_external_linker
-    setup = replace(setup, shared_memory=is_shared(ctx.params), has_lower_tier=bool(lower))
+    setup = replace(
+        setup,
+        shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator),
+        has_lower_tier=bool(lower),
+    )
     if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
