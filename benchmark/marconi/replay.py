@@ -202,7 +202,15 @@ def measure(
     append(options.out, [row])
     append(
         options.per_request,
-        [{"server": target.label, "run": run, **request_row(one)} for one in sent],
+        [
+            {
+                "trace": options.trace.name,
+                "server": target.label,
+                "run": run,
+                **request_row(one),
+            }
+            for one in sent
+        ],
     )
     return row
 

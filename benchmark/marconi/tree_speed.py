@@ -38,9 +38,12 @@ TURNS, TURN_TOKENS = 4, 64
 VARIANTS: dict[str, dict[str, object]] = {
     "rust": {"core": "rust"},
     "python": {"core": "python"},
-    "1": {"policy": 1},
-    "2": {"policy": 2},
-    "3": {"policy": 3},
+    "1": {"policy": 1, "core": "rust"},
+    "2": {"policy": 2, "core": "rust"},
+    "3": {"policy": 3, "core": "rust"},
+    "1-python": {"policy": 1},
+    "2-python": {"policy": 2},
+    "3-python": {"policy": 3},
 }
 TITLES = {"rust": "stock, Rust core", "python": "stock, Python core"}
 EVICTIONS = {"state": EvictParams(num_tokens=0, mamba_num=1), "KV leaf": EvictParams(num_tokens=1)}
@@ -87,7 +90,8 @@ def turns(tokens: int) -> int:
 
 
 def title(variant: str) -> str:
-    return TITLES.get(variant, f"policy {variant}")
+    policy, _, core = variant.partition("-")
+    return TITLES.get(variant, f"policy {policy}" + f", {core.title()} core" * bool(core))
 
 
 def measure(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.allocator.unified_mamba import UnifiedMambaTokenToKVPoolAllocator
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
 from sglang.srt.mem_cache.marconi.prefix import Pool
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
 _SHARING = (ComponentType.FULL, ComponentType.MAMBA)
 
 
-def is_shared(params: Any) -> bool:
-    """Whether a tree's states and KV, and nothing else, take their bytes from one memory.
+def is_shared(allocator: Any) -> bool:
+    """Whether states and KV, and nothing else, take their bytes from one memory.
 
     Args:
-        params: SGLang's ``CacheInitParams``.
+        allocator: SGLang's of KV tokens.
     """
-    donor = params.token_to_kv_pool_allocator.mamba_full_cache_donor()
-    return donor is not None and set(params.tree_components) == set(_SHARING)
+    return isinstance(allocator, UnifiedMambaTokenToKVPoolAllocator)
 
 
 class SingleVictim:

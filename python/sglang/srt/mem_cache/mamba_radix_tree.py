@@ -16,10 +16,6 @@ from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer, LRURefreshPhase
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
-from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
-    get_tree_core_factory,
-    register_tree_core_backend,
-)
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 
 if TYPE_CHECKING:
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.mamba_radix_shared import SingleVictim
     from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
-
-TREE_CORE_BACKEND = "marconi"
 
 
 class MambaRadixTreeCore(UnifiedTreeCore):
@@ -229,7 +223,7 @@ class PolicyFullComponent(FullComponent):
     def evict_component(
         self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
     ) -> tuple[int, int]:
-        if EvictLayer.DEVICE in target:
+        if EvictLayer.DEVICE in target and not node.evicted:
             self.cache.report(self.cache.kv_leaves, node)
         freed: tuple[int, int] = super().evict_component(node, *args, target=target, **kw)
         return freed
@@ -261,12 +255,6 @@ class PolicyFullComponent(FullComponent):
         if isinstance(self._walk, LeafOrder):
             self._walk.end_walk()
         self._walk = None
-
-
-def register_tree_core() -> None:
-    """Make the core selectable by ``CacheInitParams.tree_core_backend``; may be called again."""
-    if get_tree_core_factory(TREE_CORE_BACKEND) is None:
-        register_tree_core_backend(TREE_CORE_BACKEND, MambaRadixTreeCore)
 
 
 COMPONENTS: dict[ComponentType, type[Any]] = {
