@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
-from server_overhead import eviction_table, evictions, parse_arguments, sessions, take
+from server_overhead import cost_table, evictions, parse_arguments, sessions, take
 
 METRICS = b"""# TYPE sglang:eviction_duration_seconds histogram
 sglang:eviction_duration_seconds_sum{dp_rank="0"} 0.02
@@ -49,10 +49,10 @@ def test_calls_that_evict_are_read_off_the_metrics():
         Thread(target=server.handle_request).start()
         found = evictions(f"http://127.0.0.1:{server.server_port}")
     assert found["calls"] == 8 and found["seconds"] == 0.02
-    rows = [{"server": "stock", "seconds": 2.0, "evictions": found}] * 2
-    table = eviction_table(rows, ["stock"])
-    assert table[1] == ["stock", "16", "2.500", "10", "6", "4", "0", "1.00"]
-    assert table[0][3:7] == ["over 1 ms", "over 2 ms", "over 5 ms", "over 10 ms"]
+    run = {"server": "stock", "requests": 5, "cpu_seconds": 0.1, "seconds": 2.0}
+    table = cost_table([{**run, "evictions": found}] * 2, ["stock"])
+    assert table[1] == ["stock", "20.00", "16", "2.500", "10", "6", "4", "0", "1.00"]
+    assert table[0][4:8] == ["over 1 ms", "over 2 ms", "over 5 ms", "over 10 ms"]
 
 
 def test_sizes_must_be_positive(capsys):
