@@ -14,11 +14,14 @@ from sglang.srt.mem_cache.marconi.savings import SurvivingSavings
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from sglang.srt.mem_cache.marconi.value.odds import (
     LEVELS,
+    MEMORY,
     PRIOR,
     PRIOR_WEIGHT,
-    PrefixClass,
+    SUPERSEDED_SHARE,
     ReuseOdds,
+    Role,
     level_of,
+    prefix_class,
 )
 from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
 
@@ -55,27 +58,38 @@ def test_levels_double():
     assert level_of(1 << 60) == LEVELS - 1
 
 
-@pytest.mark.parametrize("kind", PrefixClass)
-def test_without_evidence_value_falls_with_age(kind):
-    rates = [ReuseOdds().rate(kind, level) for level in range(LEVELS)]
+RESUMABLE = prefix_class(Role.RESUMABLE)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_without_evidence_value_falls_with_age(role):
+    odds = ReuseOdds()
+    rates = [odds.rate(prefix_class(role), age) for age in (1, 2, 3, 4, 6, 100, 1000, 1 << 24)]
     assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1] > 0
+    assert odds.rate(RESUMABLE, 1 << 9) > odds.rate(prefix_class(Role.SUPERSEDED), 1 << 4)
+
+
+def test_a_class_counts_only_so_far():
+    assert prefix_class(Role.FORK, uses=7, turns=3) is prefix_class(Role.FORK, uses=2, turns=2)
+    assert prefix_class(Role.FORK, uses=1) is not prefix_class(Role.FORK)
 
 
 def test_a_use_that_comes_late_makes_older_prefixes_worth_more():
     odds = ReuseOdds()
-    kind = PrefixClass.RESUMABLE
+    kind = RESUMABLE
     for _ in range(2000):
         odds.reached(kind, 0)
         for level in range(10):
             odds.survived(kind, level)
         odds.used(kind, 10)
-    assert odds.rate(kind, 10) > odds.rate(kind, 5) > odds.rate(kind, 11)
+    assert odds.rate(kind, 1400) > odds.rate(kind, 700) > odds.rate(kind, 48)
+    assert odds.rate(kind, 48) > odds.rate(kind, 4000)
     assert odds.chance(kind, 10) > 0.9 and odds.chance(kind, 5) < 0.05
 
 
 def test_chances_are_shares_of_those_that_came_so_far():
     odds = ReuseOdds()
-    kind = PrefixClass.FORK
+    kind = prefix_class(Role.FORK)
     for life in range(60):
         odds.reached(kind, 3)
         if life % 3 == 0:
@@ -84,14 +98,45 @@ def test_chances_are_shares_of_those_that_came_so_far():
             odds.survived(kind, 3)
         else:
             odds.lost_sight(kind, 3)
-    expected = (20 + PRIOR_WEIGHT * PRIOR[kind]) / (50 + PRIOR_WEIGHT)
-    assert odds.chance(kind, 3) == pytest.approx(expected)
-    assert odds.chance(PrefixClass.RESUMABLE, 3) == pytest.approx(PRIOR[PrefixClass.RESUMABLE])
+
+    def share(expected: float) -> float:
+        return (20 + PRIOR_WEIGHT * expected) / (50 + PRIOR_WEIGHT)
+
+    # 20 more came to level 4.
+    mean = (20 + PRIOR_WEIGHT * PRIOR) / (70 + PRIOR_WEIGHT)
+    assert odds.chance(kind, 3) == pytest.approx(share(share(share(mean))))
+
+
+def test_what_was_not_seen_is_expected_to_be_like_what_is_closest():
+    odds = ReuseOdds()
+    once, never = prefix_class(Role.FORK, uses=1), prefix_class(Role.FORK)
+    superseded = prefix_class(Role.SUPERSEDED)
+    assert odds.chance(superseded, 4) == pytest.approx(PRIOR * SUPERSEDED_SHARE)
+    for _ in range(5000):
+        odds.reached(once, 4)
+        odds.used(once, 4)
+        odds.reached(once, 5)
+        odds.survived(once, 5)
+    assert odds.chance(never, 4) > 0.95 and odds.chance(never, 5) < 0.05
+    assert odds.chance(RESUMABLE, 4) > 0.95
+    assert 0.2 < odds.chance(RESUMABLE, 20) < 0.5
+    assert odds.chance(superseded, 4) == pytest.approx(SUPERSEDED_SHARE, rel=0.1)
+
+
+def test_old_evidence_gives_way():
+    odds = ReuseOdds()
+    for _ in range(10 * MEMORY):
+        odds.reached(RESUMABLE, 4)
+        odds.used(RESUMABLE, 4)
+    for _ in range(2 * MEMORY):
+        odds.reached(RESUMABLE, 4)
+        odds.survived(RESUMABLE, 4)
+    assert odds.chance(RESUMABLE, 4) < 0.1
 
 
 def test_superseded_states_go_first_and_else_the_least_recent():
     policy = ValuePolicy(LinearCost())
-    for id, children in enumerate((0, 1, 2, 0, 1)):
+    for id, children in enumerate((0, 1, 0, 0, 1)):
         policy.on_insert(prefix(id, children=children, is_leaf=not children), now=id)
         policy._life[id].stamp = id
     order = []
@@ -116,7 +161,7 @@ def test_it_explains_itself():
     policy.on_insert(known, now=10)
     worth = policy.explain(known, Pool.KV)
     assert (worth.kind, worth.age, worth.flops, worth.bytes) == (
-        PrefixClass.RESUMABLE,
+        RESUMABLE,
         10,
         60.0,
         40.0,
@@ -127,14 +172,56 @@ def test_it_explains_itself():
 
 def test_a_return_to_an_evicted_state_counts_as_a_use():
     policy = ValuePolicy(LinearCost())
-    before = policy.odds.chance(PrefixClass.RESUMABLE, 5)
+    before = policy.odds.chance(RESUMABLE, 5)
     for id in range(1, 40):
         known = prefix(id, last_access=id * 100)
         policy.on_insert(known, id * 100)
         policy.on_remove(known)
         policy.on_return(id, id * 100 + 40)
         policy.on_return(id, id * 100 + 50)
-    assert policy.odds.chance(PrefixClass.RESUMABLE, 5) > before + 0.2
+    assert policy.odds.chance(RESUMABLE, 5) > before + 0.2
+
+
+def test_a_return_counts_for_every_leaf_that_was_evicted_on_the_way():
+    policy = ValuePolicy(LinearCost())
+    for first in range(1, 200, 2):
+        now = first * 100
+        upper, lower = prefix(first, children=1, is_leaf=False), prefix(first + 1, reuse_id=first)
+        upper.last_access = lower.last_access = now
+        policy.on_insert(upper, now)
+        policy.on_insert(lower, now)
+        policy.on_remove(lower)
+        upper.children, upper.is_leaf = 0, True
+        policy.on_change(upper)
+        policy.on_remove(upper)
+        policy.on_return(lower.id, now + 40)
+    assert policy.odds.chance(RESUMABLE, 5) > 0.7
+    assert policy.odds.chance(prefix_class(Role.EXPOSED), 5) > 0.7
+    assert policy.odds.chance(prefix_class(Role.SUPERSEDED), 5) < 0.1
+
+
+def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
+    policy = ValuePolicy(LinearCost())
+    system = prefix(1, depth=10)
+    policy.on_insert(system, 1)
+    now = 1
+    for session in range(2, 5):
+        now += 1
+        system.last_access, system.children = now, session - 1
+        policy.on_hit(system, now)
+        tail = prefix(session, reuse_from=10, reuse_id=1, last_access=now)
+        policy.on_insert(tail, now)
+    assert policy.explain(system, Pool.STATE).kind is prefix_class(Role.FORK, uses=2)
+    assert policy.explain(tail, Pool.STATE).kind is RESUMABLE
+    for turn in range(1, 4):
+        now += 1
+        tail.last_access, tail.children, tail.is_leaf = now, 1, False
+        policy.on_hit(tail, now)
+        above, tail = tail, prefix(10 + turn, reuse_id=tail.id, last_access=now)
+        policy.on_insert(tail, now)
+        kind = policy.explain(tail, Pool.STATE).kind
+        assert kind is prefix_class(Role.RESUMABLE, turns=turn)
+        assert policy.explain(above, Pool.STATE).kind.role is Role.SUPERSEDED
 
 
 #: Kind of event, id of the prefix, a number that the event needs.

@@ -245,6 +245,7 @@ class MambaRadixView:
             is_leaf=self._tree.is_evictable_leaf(node),
             state_locked=self._tree.state_is_locked(node),
             last_access=self._last_access.setdefault(node.id, self.now),
+            reuse_id=None if above.parent is None else above.id,
         )
 
     def _check(self) -> None:

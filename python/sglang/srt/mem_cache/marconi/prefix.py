@@ -34,6 +34,7 @@ class CachedPrefix:
         is_leaf: the KV pool may evict it: unlocked, and no child has KV on the device.
         state_locked: a request holds its state.
         last_access: logical tick at which its state was created or last consumed.
+        reuse_id: id of the ancestor that ``reuse_from`` is the end of; ``None`` at the root.
     """
 
     id: int
@@ -47,6 +48,7 @@ class CachedPrefix:
     is_leaf: bool
     state_locked: bool
     last_access: int
+    reuse_id: int | None = None
 
     def may_leave(self, pool: Pool | None) -> bool:
         """Whether evicting it from ``pool`` (``None``: from either) is allowed now."""

@@ -80,6 +80,7 @@ class ShadowView:
         while above.parent is not None and not above.has_state:
             above = above.parent
         reuse_from = above.end * tokens
+        reuse_id = above.id if above.parent is not None else None
         if known is None:
             node.prefix = CachedPrefix(
                 id=node.id,
@@ -93,6 +94,7 @@ class ShadowView:
                 is_leaf=is_leaf,
                 state_locked=node.state_locks > 0,
                 last_access=node.accessed,
+                reuse_id=reuse_id,
             )
             self._next_order += 1
             self.policy.on_insert(node.prefix, now)
@@ -100,6 +102,7 @@ class ShadowView:
         known.segment_from = segment_from
         known.exclusive_from = exclusive_from
         known.reuse_from = reuse_from
+        known.reuse_id = reuse_id
         known.children = len(node.children)
         known.has_state = node.has_state
         known.is_leaf = is_leaf

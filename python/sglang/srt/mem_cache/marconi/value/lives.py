@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from sglang.srt.mem_cache.marconi.value.odds import LEVELS, PrefixClass, ReuseOdds, level_of
+from sglang.srt.mem_cache.marconi.value.odds import (
+    LEVELS,
+    PrefixClass,
+    ReuseOdds,
+    Role,
+    level_of,
+    prefix_class,
+)
 
 #: Entries that are looked over at each new life. At 2 and more they do not outgrow the lives.
 SWEPT = 3
@@ -18,6 +25,8 @@ class Life:
 
     Attributes:
         id: the prefix's.
+        uses, turns: its history, as :class:`PrefixClass` counts it but uncapped.
+        above: once it was evicted, the prefix at which requests resumed from then on.
         stamp: tick of its last use; its age is counted from there.
         level: of its age, as of the last :meth:`Lives.advance`.
     """
@@ -26,6 +35,9 @@ class Life:
     kind: PrefixClass
     stamp: int
     level: int
+    uses: int = 0
+    turns: int = 0
+    above: int | None = None
     watch: int = 0
 
 
@@ -42,10 +54,13 @@ class Lives:
         self._unswept: list[tuple[int, int, Life]] = []
         self._watch = 0
 
-    def begin(self, id: int, kind: PrefixClass, stamp: int, now: int) -> Life:
+    def begin(
+        self, id: int, role: Role, stamp: int, now: int, *, uses: int = 0, turns: int = 0
+    ) -> Life:
         """Watch a prefix from tick ``now`` on, at the age that it has then."""
-        life = Life(id, kind, stamp, level_of(now - stamp))
-        self._odds.reached(kind, life.level)
+        kind = prefix_class(role, uses, turns)
+        life = Life(id, kind, stamp, level_of(now - stamp), uses, turns)
+        self._odds.reached(life.kind, life.level)
         self._wait(life)
         self._sweep()
         return life

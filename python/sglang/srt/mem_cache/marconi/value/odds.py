@@ -3,19 +3,26 @@
 Ages are grouped into levels: level ``i`` holds ages from ``2**i`` up to ``2**(i+1)`` ticks. For
 each class and level it counts how many prefixes came to that age and how many of them were used
 there: a survival curve from data that evictions cut off (Kaplan and Meier, "Nonparametric
-Estimation from Incomplete Observations", JASA 53, 1958).
+Estimation from Incomplete Observations", JASA 53, 1958). Where
+little was seen, a class is expected to be like its role, a role like all that are not superseded,
+and an age like all ages.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
+from math import sqrt
 
 #: Ages of 2**LEVELS ticks and more share the last level.
 LEVELS = 26
+#: Counts that tell classes apart are capped here.
+MOST_COUNTED = 2
 
 
-class PrefixClass(Enum):
-    """What a prefix is, as far as the cache can see by itself."""
+class Role(Enum):
+    """Where a prefix stands among the cached ones."""
 
     # That of Enum hashes the name, in Python code, wherever a class is part of a key.
     __hash__ = object.__hash__
@@ -24,22 +31,49 @@ class PrefixClass(Enum):
     RESUMABLE = "resumable"
     #: The one prefix below it supersedes it, unless history is rewritten.
     SUPERSEDED = "superseded"
+    #: What superseded it is gone: a session would resume here in its stead.
+    EXPOSED = "exposed"
     #: Several prefixes part here.
     FORK = "fork"
 
 
-#: Before anything was seen: chance that a prefix that came to an age is used before it doubles.
-#: It does not depend on the age, so that value falls as age grows and the order is LRU; and what
-#: is superseded goes before the rest.
-PRIOR = {
-    PrefixClass.RESUMABLE: 0.3,
-    PrefixClass.SUPERSEDED: 0.003,
-    PrefixClass.FORK: 0.3,
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefixClass:
+    """What a prefix is, as far as the cache can see by itself; one object a class.
+
+    Attributes:
+        uses: requests that resumed at it; ``MOST_COUNTED`` stands for so many and more.
+        turns: turns that its session took before it, as far as they were seen, counted likewise.
+    """
+
+    role: Role
+    uses: int
+    turns: int
+
+
+_CLASSES = {
+    (role, uses, turns): PrefixClass(role, uses, turns)
+    for role in Role
+    for uses in range(MOST_COUNTED + 1)
+    for turns in range(MOST_COUNTED + 1)
 }
-#: Observations that the prior weighs as much as, at each level.
+
+
+def prefix_class(role: Role, uses: int = 0, turns: int = 0) -> PrefixClass:
+    """The class of prefixes in this role and with this history."""
+    return _CLASSES[role, min(uses, MOST_COUNTED), min(turns, MOST_COUNTED)]
+
+
+#: Before anything was seen: chance that a prefix that came to an age is used before it doubles.
+#: It does not depend on the age, so that value falls as age grows and the order is LRU.
+PRIOR = 0.3
+#: A superseded prefix is used so much less often than others, unless the traffic shows otherwise:
+#: it goes before the rest.
+SUPERSEDED_SHARE = 0.01
+#: Observations at a level that an expectation weighs as much as.
 PRIOR_WEIGHT = 20.0
-#: Evidence of a class is halved when it rests on so many observations.
-MEMORY = 4000
+#: The evidence at a level is halved when it rests on so many prefixes.
+MEMORY = 1000
 #: The values are computed anew after so many observations.
 FRESHNESS = 256
 
@@ -47,6 +81,26 @@ FRESHNESS = 256
 def level_of(age: int) -> int:
     """The level of an age in ticks."""
     return min(max(age, 1).bit_length() - 1, LEVELS - 1)
+
+
+class _Counts:
+    """How many prefixes came to each level, and how many were used there."""
+
+    __slots__ = ("reached", "used")
+
+    def __init__(self) -> None:
+        self.reached = [0.0] * LEVELS
+        self.used = [0.0] * LEVELS
+
+    def come(self, level: int) -> None:
+        self.reached[level] += 1
+        if self.reached[level] >= MEMORY:
+            self.reached[level] /= 2
+            self.used[level] /= 2
+
+    def chance(self, level: int, expected: float) -> float:
+        used = self.used[level] + PRIOR_WEIGHT * expected
+        return min(used / (max(self.reached[level], 0.0) + PRIOR_WEIGHT), 0.999)
 
 
 class ReuseOdds:
@@ -59,61 +113,97 @@ class ReuseOdds:
     """
 
     def __init__(self) -> None:
-        self._reached = {kind: [0.0] * LEVELS for kind in PrefixClass}
-        self._used = {kind: [0.0] * LEVELS for kind in PrefixClass}
-        self._observations = dict.fromkeys(PrefixClass, 0)
-        self._rates = {kind: self._rates_of(kind) for kind in PrefixClass}
+        self._all = _Counts()
+        self._roles = {role: _Counts() for role in Role}
+        self._classes: dict[PrefixClass, _Counts] = {}
+        self._rates: dict[PrefixClass, list[float]] = {}
         self._since = 0
         self.edition = 0
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
-        self._reached[kind][level] += 1
+        for counts in self._of(kind):
+            counts.come(level)
 
     def survived(self, kind: PrefixClass, level: int) -> None:
         """A prefix passed through the ages of ``level`` unused, and came to those of the next."""
-        self._reached[kind][level + 1] += 1
-        self._observed(kind)
+        for counts in self._of(kind):
+            counts.come(level + 1)
+        self._observed()
 
     def used(self, kind: PrefixClass, level: int) -> None:
         """A request resumed from a prefix of this class at an age of ``level``."""
-        self._used[kind][level] += 1
-        self._observed(kind)
+        for counts in self._of(kind):
+            counts.used[level] += 1
+        self._observed()
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
         """A prefix stopped being observed at an age of ``level``: it was there half of the time."""
-        self._reached[kind][level] -= 0.5
+        for counts in self._of(kind):
+            counts.reached[level] -= 0.5
 
     def chance(self, kind: PrefixClass, level: int) -> float:
         """Probability that a prefix that came to ``level`` is used at an age of that level."""
-        used = self._used[kind][level] + PRIOR_WEIGHT * PRIOR[kind]
-        return min(used / (max(self._reached[kind][level], 0.0) + PRIOR_WEIGHT), 0.999)
+        return self._chance(kind, level, self._mean())
 
-    def rate(self, kind: PrefixClass, level: int) -> float:
+    def _chance(self, kind: PrefixClass, level: int, mean: float) -> float:
+        expected = self._all.chance(level, mean)
+        if kind.role is Role.SUPERSEDED:
+            expected *= SUPERSEDED_SHARE
+        *_, role, own = self._of(kind)
+        return own.chance(level, role.chance(level, expected))
+
+    def _mean(self) -> float:
+        """The chance at an age that no prefix came to yet: that of all ages together."""
+        used = sum(self._all.used) + PRIOR_WEIGHT * PRIOR
+        return used / (max(sum(self._all.reached), 0.0) + PRIOR_WEIGHT)
+
+    def rate(self, kind: PrefixClass, age: int) -> float:
         """Uses per tick of keeping a prefix, over the horizon at which keeping it pays best.
 
         It is the maximum over horizons of P(used within the horizon) / E[ticks it is kept until
         then], the index of Gittins ("Bandit Processes and Dynamic Allocation Indices", J. R.
         Statist. Soc. B 41, 1979): with odds that fall with age the horizon is short and the
-        order LRU; where uses come late it looks ahead to them.
+        order LRU; where uses come late it looks ahead to them. It changes evenly with age from
+        where a level begins to where it ends, so that neighbours in age are told apart.
         """
-        return self._rates[kind][level]
+        rates = self._rates_by_level(kind)
+        level = level_of(age)
+        passed = min(max(age, 1) / (1 << level) - 1, 1.0)
+        return rates[level] + passed * (rates[level + 1] - rates[level])
 
-    def _observed(self, kind: PrefixClass) -> None:
-        self._observations[kind] += 1
-        if self._observations[kind] >= MEMORY:
-            self._observations[kind] //= 2
-            self._reached[kind] = [count / 2 for count in self._reached[kind]]
-            self._used[kind] = [count / 2 for count in self._used[kind]]
+    def least_rate(self, kind: PrefixClass, level: int) -> float:
+        """The lowest rate at an age of ``level``; it stays until ``edition`` changes."""
+        rates = self._rates_by_level(kind)
+        return min(rates[level], rates[level + 1])
+
+    def _rates_by_level(self, kind: PrefixClass) -> list[float]:
+        rates = self._rates.get(kind)
+        if rates is None:
+            rates = self._rates[kind] = self._rates_of(kind)
+        return rates
+
+    def _rates_of(self, kind: PrefixClass) -> list[float]:
+        """The rates at the ages at which levels begin, and at the end of the last."""
+        mean = self._mean()
+        chances = [self._chance(kind, level, mean) for level in range(LEVELS)]
+        within = [_best_rate(chances, level) for level in range(LEVELS)]
+        between = [sqrt(before * after) for before, after in pairwise(within)]
+        return [within[0], *between, within[-1]]
+
+    def _of(self, kind: PrefixClass) -> tuple[_Counts, ...]:
+        own = self._classes.get(kind)
+        if own is None:
+            own = self._classes[kind] = _Counts()
+        role = self._roles[kind.role]
+        return (role, own) if kind.role is Role.SUPERSEDED else (self._all, role, own)
+
+    def _observed(self) -> None:
         self._since += 1
         if self._since >= FRESHNESS:
             self._since = 0
             self.edition += 1
-            self._rates = {kind: self._rates_of(kind) for kind in PrefixClass}
-
-    def _rates_of(self, kind: PrefixClass) -> list[float]:
-        chances = [self.chance(kind, level) for level in range(LEVELS)]
-        return [_best_rate(chances, level) for level in range(LEVELS)]
+            self._rates.clear()
 
 
 def _best_rate(chances: list[float], level: int) -> float:

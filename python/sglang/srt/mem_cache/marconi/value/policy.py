@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.value.lives import Life, Lives
-from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds
+from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds, Role, prefix_class
 from sglang.srt.mem_cache.marconi.value.queues import Queues
 
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
@@ -20,7 +20,7 @@ class Worth:
     """Why a prefix is worth keeping, or not.
 
     Attributes:
-        kind: its class.
+        kind: its class: role, uses and turns.
         age: ticks since it was last used.
         chance: probability that it is used before its age doubles.
         rate: uses per tick that keeping it brings, at the horizon at which that pays best.
@@ -89,39 +89,49 @@ class ValuePolicy:
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
         self._advance(now)
-        life = self._life.get(prefix.id)
+        life = self._life.pop(prefix.id, None)
         if life is not None:
             self._lives.use(life, now)
-            del self._life[prefix.id]
-        self._follow(prefix)
+            self._follow(prefix, life, uses=life.uses + 1)
+        else:
+            self._follow(prefix)
 
     def on_change(self, prefix: CachedPrefix) -> None:
         life = self._life.get(prefix.id)
         if life is None or (
-            prefix.has_state and life.kind is class_of(prefix) and life.stamp >= prefix.last_access
+            prefix.has_state
+            and life.kind.role is role_of(prefix, life.kind.role)
+            and life.stamp >= prefix.last_access
         ):
             self._follow(prefix)
             return
         del self._life[prefix.id]
         if prefix.has_state:
             self._lives.lose(life, self._now)
+            self._follow(prefix, life, uses=life.uses)
         else:
-            self._remember(life)
-        self._follow(prefix)
+            self._remember(prefix, life)
+            self._follow(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
         for queues in self._queues.values():
             queues.discard(prefix.id)
         life = self._life.pop(prefix.id, None)
         if life is not None:
-            self._remember(life)
+            self._remember(prefix, life)
 
     def on_return(self, id: int, now: int) -> None:
         """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
         self._advance(now)
         ghost = self._ghosts.pop(id, None)
-        if ghost is not None:
+        while ghost is not None:
             self._lives.use(ghost, now)
+            # The next state above went when this one was gone already, or else it was no leaf: had
+            # it been kept, the request would have resumed there.
+            above = None if ghost.above is None else self._ghosts.get(ghost.above)
+            if above is None or above.kind.role not in (Role.RESUMABLE, Role.EXPOSED):
+                break
+            ghost = self._ghosts.pop(above.id)
 
     # -- decisions
 
@@ -130,19 +140,20 @@ class ValuePolicy:
         if queues is None:
             return None
         self._advance(now)
-        lowest = queues.lowest(self.odds, excluding)
+        lowest = queues.lowest(self.odds, self._now, excluding)
         return None if lowest is None else lowest.prefix
 
     def explain(self, prefix: CachedPrefix, pool: Pool) -> Worth:
         """Why ``prefix`` goes when it does, if ``pool`` is short."""
         life = self._life.get(prefix.id)
-        kind = class_of(prefix)
+        kind = prefix_class(role_of(prefix)) if life is None else life.kind
         level = life.level if life is not None else 0
+        age = self._now - (prefix.last_access if life is None else life.stamp)
         flops, freed = self._flops(prefix), self._bytes(prefix, pool)
-        rate = self.odds.rate(kind, level) if life is not None else 0.0
+        rate = self.odds.rate(kind, age) if life is not None else 0.0
         return Worth(
             kind=kind,
-            age=self._now - (prefix.last_access if life is None else life.stamp),
+            age=age,
             chance=self.odds.chance(kind, level) if life is not None else 0.0,
             rate=rate,
             flops=flops,
@@ -162,26 +173,39 @@ class ValuePolicy:
                         candidate.prefix, life.kind, life.level, life.stamp, candidate.efficiency
                     )
 
-    def _follow(self, prefix: CachedPrefix) -> None:
+    def _follow(self, prefix: CachedPrefix, last: Life | None = None, *, uses: int = 0) -> None:
         """Watch a prefix that holds a state, and enter it where a pool may evict it."""
         life = self._life.get(prefix.id)
         if life is None and prefix.has_state:
             ghost = self._ghosts.pop(prefix.id, None)
             if ghost is not None:
                 self._lives.lose(ghost, self._now)
-            life = self._lives.begin(prefix.id, class_of(prefix), prefix.last_access, self._now)
+            life = self._lives.begin(
+                prefix.id,
+                role_of(prefix, None if last is None else last.kind.role),
+                prefix.last_access,
+                self._now,
+                uses=uses,
+                turns=self._turns_before(prefix) if last is None else last.turns,
+            )
             self._life[prefix.id] = life
         for pool, queues in self._queues.items():
             if not self._may_leave(prefix, pool):
                 queues.discard(prefix.id)
             elif life is None:
-                queues.put(prefix, class_of(prefix), 0, prefix.last_access, 0.0)
+                queues.put(prefix, prefix_class(role_of(prefix)), 0, prefix.last_access, 0.0)
             else:
                 freed = self._bytes(prefix, pool)
                 efficiency = self._flops(prefix) / freed if freed > 0 else 0.0
                 queues.put(prefix, life.kind, life.level, life.stamp, efficiency)
 
-    def _remember(self, life: Life) -> None:
+    def _turns_before(self, prefix: CachedPrefix) -> int:
+        """Turns that led to a new prefix; what many requests resume at is no session's own."""
+        above = None if prefix.reuse_id is None else self._life.get(prefix.reuse_id)
+        return 0 if above is None or above.uses > 1 else above.turns + above.uses
+
+    def _remember(self, prefix: CachedPrefix, life: Life) -> None:
+        life.above = prefix.reuse_id
         stale = self._ghosts.pop(life.id, None)
         if stale is not None:
             self._lives.lose(stale, self._now)
@@ -220,8 +244,8 @@ class ValuePolicy:
         assert not self._ghosts.keys() & self._life.keys(), "a cached state is its own ghost"
 
 
-def class_of(prefix: CachedPrefix) -> PrefixClass:
-    """The class of a prefix, from the number of its children."""
-    if prefix.children == 0:
-        return PrefixClass.RESUMABLE
-    return PrefixClass.SUPERSEDED if prefix.children == 1 else PrefixClass.FORK
+def role_of(prefix: CachedPrefix, before: Role | None = None) -> Role:
+    """The role of a prefix, from the number of its children and the role that it had before."""
+    if prefix.children:
+        return Role.SUPERSEDED if prefix.children == 1 else Role.FORK
+    return Role.RESUMABLE if before in (None, Role.RESUMABLE) else Role.EXPOSED

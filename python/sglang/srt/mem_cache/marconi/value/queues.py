@@ -23,13 +23,11 @@ class Queue:
     Attributes:
         entries: stamp, order, id and version.
         members: how many entries stand for a member.
-        rate: uses per tick of its class and level, as of the last ranking.
     """
 
     key: QueueKey
     entries: list[_Entry] = field(default_factory=list)
     members: int = 0
-    rate: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +51,8 @@ class Queues:
 
     ``put`` and ``discard`` are O(log n), amortised. A decision looks at the queues in the order of
     the least that a member can be worth, and ends at one whose least exceeds the value of a head
-    already seen: as values within a queue differ by a factor of two at most, these are few. The
-    order changes only with the odds.
+    already seen: as values within a queue differ little, these are few. The order changes only
+    with the odds.
     """
 
     def __init__(self) -> None:
@@ -97,11 +95,13 @@ class Queues:
         if known is not None:
             self._leave(known)
 
-    def lowest(self, odds: ReuseOdds, excluding: Collection[int] = ()) -> Candidate | None:
+    def lowest(
+        self, odds: ReuseOdds, now: int, excluding: Collection[int] = ()
+    ) -> Candidate | None:
         """The candidate worth least among the least recently used of each queue.
 
-        What it is worth is its rate of reuse times its efficiency; of equals the one that was used
-        first goes, then the one of lower order.
+        What it is worth at tick ``now`` is its rate of reuse times its efficiency; of equals the
+        one that was used first goes, then the one of lower order.
         """
         self._rank(odds)
         best: Candidate | None = None
@@ -114,7 +114,8 @@ class Queues:
                 head = self._after(queue, excluding)
             if head is None:
                 continue
-            rank = (queue.rate * head.efficiency, head.stamp, head.prefix.order)
+            rate = odds.rate(queue.key[0], now - head.stamp) if head.efficiency else 0.0
+            rank = (rate * head.efficiency, head.stamp, head.prefix.order)
             if best is None or rank < lowest:
                 best, lowest = head, rank
         return best
@@ -126,8 +127,9 @@ class Queues:
             self._ranking, self._unranked = [], list(self._queues.values())
         for queue in self._unranked:
             kind, level, magnitude = queue.key
-            queue.rate = odds.rate(kind, level)
-            least = 0.0 if magnitude is None else queue.rate * ldexp(0.5, magnitude)
+            least = 0.0
+            if magnitude is not None:
+                least = odds.least_rate(kind, level) * ldexp(0.5, magnitude)
             insort(self._ranking, (least, queue), key=lambda ranked: ranked[0])
         self._unranked = []
 
