@@ -120,7 +120,7 @@ class CpuCache:
 
     Attributes:
         policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
-            a method ``attach`` is given the cache that it serves.
+            a method ``attach`` is given the tree that it serves.
         core: tree core of the stock cache, "python" or "rust".
         options: further Marconi options, by field name.
         elastic: the pools share their bytes, as under ``--enable-unified-memory``; a policy of
@@ -167,7 +167,7 @@ class CpuCache:
         self.cache = MambaRadixCache(params, setup=setup)
         attach = getattr(own, "attach", None)
         if attach is not None:
-            attach(self.cache)
+            attach(self.cache.tree_core)
 
     def _make_pools(self) -> tuple[HybridReqToTokenPool, BaseTokenToKVPoolAllocator]:
         if not self.elastic:

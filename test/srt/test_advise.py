@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from array import array
 
 import advise
 import pytest
 from sglang.srt.marconi_utils import cost_by_name
-from sglang.srt.mem_cache.marconi.advice import HashedRequest
+from sglang.srt.mem_cache.marconi import advise as product
+from sglang.srt.mem_cache.marconi.advice import POLICY_ROWS
 from sglang.srt.mem_cache.marconi.advice import advise as give_advice
+from sglang.srt.mem_cache.marconi.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 
 MODEL = "Qwen3-Next-80B-A3B-Instruct"
@@ -21,6 +24,18 @@ def sessions(count: int, turns: int) -> list[list[int]]:
         for turn in range(turns)
         for session in range(count)
     ]
+
+
+def uneven(count: int, requests: int) -> list[list[int]]:
+    """Sessions that grow in no order."""
+    rng = random.Random(2)
+    turns = [0] * count
+    prompts = []
+    for _ in range(requests):
+        session = rng.randrange(count)
+        prompts.append([session * 1000 + i for i in range(20 + 8 * turns[session])])
+        turns[session] += 1
+    return prompts
 
 
 def hashed(prompts: list[list[int]]) -> list[HashedRequest]:
@@ -36,16 +51,39 @@ def test_the_best_of_the_table_is_advised():
     advice = give_advice(hashed(sessions(30, 8)), cost, 3 * 2**30, block_tokens=64)
     static = [saved for name, saved in advice.saved.items() if not name.endswith("elastic")]
     assert advice.best_saved == max(static)
-    assert advice.elastic_saved == advice.saved["policy 3 (value)/elastic"]
+    elastic = [saved for name, saved in advice.saved.items() if name.endswith("elastic")]
+    assert advice.elastic_saved == max(elastic) and len(elastic) == 2
     assert advice.best_saved > advice.stock_saved + 0.1
-    assert advice.policy == "policy 3 (value)"
+    assert advice.policy.startswith("policy 3")
+
+
+def test_admission_and_the_path_cap_are_tried_and_can_be_left_out():
+    requests, cost = hashed(uneven(20, 200)), cost_by_name(MODEL)
+    advice = give_advice(requests, cost, 3 * 2**30, block_tokens=64, ratios=[0.9])
+    columns = {name.rpartition("/")[0] for name in advice.saved}
+    assert columns == set(POLICY_ROWS)
+    capped = "stock LRU, 2 states a path"
+    assert advice.saved[f"{capped}/0.9"] != advice.saved["stock LRU/0.9"]
+    alone = give_advice(
+        requests,
+        cost,
+        3 * 2**30,
+        block_tokens=64,
+        ratios=[0.9],
+        rows=["stock LRU, 2 states a path"],
+    )
+    assert set(alone.saved) == {"stock LRU/0.9", f"{capped}/0.9"}
+    assert product.command(alone, "m").endswith("--mamba-max-states-per-path 2")
+    assert all(advice.saved[name] == saved for name, saved in alone.saved.items())
+    with pytest.raises(ValueError, match="allowed are stock LRU"):
+        give_advice(requests, cost, 3 * 2**30, block_tokens=64, rows=["best"])
 
 
 def test_stock_is_advised_where_nothing_is_evicted():
     cost = cost_by_name(MODEL)
     advice = give_advice(hashed(sessions(3, 3)), cost, 20 * 2**30, block_tokens=64)
     assert (advice.policy, advice.ratio) == ("stock LRU", 0.9)
-    assert advise.command(advice, "m").endswith("--mamba-full-memory-ratio 0.9")
+    assert product.command(advice, "m").endswith("--mamba-full-memory-ratio 0.9")
 
 
 @pytest.mark.parametrize(("requests", "gib"), [([], 3.0), (sessions(3, 3), 0.01)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import defaultdict
 from importlib import metadata
 
 import pytest
@@ -194,6 +195,15 @@ def test_an_architecture_without_cost_model_is_refused_by_policy_2_only(model, m
 
 
 # -- self-check
+
+
+def test_registering_twice_hooks_once(monkeypatch):
+    """A patched tree calls it beside the entry point."""
+    monkeypatch.setattr(HookRegistry, "_hooks", defaultdict(list))
+    plugin.register()
+    once = {target: list(hooks) for target, hooks in HookRegistry._hooks.items()}
+    plugin.register()
+    assert once == HookRegistry._hooks and len(once) == len(plugin.HOOKS)
 
 
 def test_this_sglang_has_no_problems():

@@ -121,26 +121,26 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def forget_tree(self) -> None:
         super().forget_tree()
         if self.admission is not None:
-            self.report(self.admission.clear)
+            self.report(self.admission.given.clear)
         if self.tuning is not None:
             self.tuning.flushed()
 
     def state_created(self, node: UnifiedTreeNode) -> None:
         super().state_created(node)
         if self.admission is not None:
-            self.admission.state_created(node)
+            self.admission.given.created(node.id)
 
     def state_consumed(self, node: UnifiedTreeNode) -> None:
         """A request found the state of ``node``."""
         self.view.state_consumed(node)
         if self.admission is not None:
-            self.admission.state_looked_up(node)
+            self.admission.given.looked_up(node.id)
 
     def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
         """``upper`` was put between ``lower`` and its parent."""
         self.view.split(upper, lower)
         if self.admission is not None:
-            self.admission.split(lower)
+            self.admission.given.parted(lower.id)
 
     def state_taken_back(self, node: UnifiedTreeNode) -> None:
         """Admission gave up the state of ``node``: it counts as never admitted, not as evicted."""
@@ -152,7 +152,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         if node.component_data[ComponentType.MAMBA].value is None:
             return
         if self.admission is not None:
-            self.admission.state_left(node)
+            self.admission.given.left(node.id)
             if self.admission.taking_back:
                 return
         if node not in self.tree_core.evictable_device_leaves:
@@ -169,7 +169,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         super().prefix_deleted(node)
         if self.admission is not None:
-            self.admission.deleted(node)
+            self.admission.given.deleted(node.id)
 
     # -- eviction walks
 

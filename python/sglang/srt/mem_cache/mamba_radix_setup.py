@@ -34,7 +34,7 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         labels,
     )
     setup = replace(setup, shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator))
-    if not config.tunes:
+    if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
     return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))

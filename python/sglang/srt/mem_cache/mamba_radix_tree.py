@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer, LRURefreshPhase
@@ -23,6 +24,8 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+    from sglang.srt.mem_cache.mamba_radix_shared import SingleVictim
+    from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 TREE_CORE_BACKEND = "marconi"
@@ -33,10 +36,12 @@ class MambaRadixTreeCore(UnifiedTreeCore):
 
     def __init__(self, params: CacheInitParams, components: dict[ComponentType, Any]) -> None:
         self.cache: MambaRadixCache = components[ComponentType.MAMBA].cache
+        self._leaf_order: LeafOrder | None = None
         self.cache.attach_tree(self)
         super().__init__(params, components)
 
     def reset(self) -> None:
+        self._leaf_order = None
         super().reset()
         self.cache.forget_tree()
 
@@ -77,6 +82,20 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     def namespace_of(key: Any) -> str:
         return f"{key.extra_key or ''}\0{key.cache_salt or ''}"
 
+    # -- stock's own order of KV leaves
+
+    def lru_walk(self) -> LeafOrder | None:
+        """Stock's walk over KV leaves without sorting them; ``None`` where they are not in LRU."""
+        if not keeps_lru_order(self):
+            return None
+        if self._leaf_order is None:
+            self._leaf_order = LeafOrder(self.evictable_device_leaves)
+        return self._leaf_order.begin_walk()
+
+    def forget_lru(self) -> None:
+        """Another order is in force: keep up with this one no longer."""
+        self._leaf_order = None
+
     # -- events
 
     def set_component_device_value(
@@ -87,7 +106,14 @@ class MambaRadixTreeCore(UnifiedTreeCore):
             self.cache.report(self.cache.view.state_created, self.node_by_id(node_id))
 
     def _update_evictable_leaf_sets(self, node: UnifiedTreeNode) -> None:
-        super()._update_evictable_leaf_sets(node)
+        order = self._leaf_order
+        if order is None:
+            super()._update_evictable_leaf_sets(node)
+        else:
+            was_leaf = node in self.evictable_device_leaves
+            super()._update_evictable_leaf_sets(node)
+            if not was_leaf and node in self.evictable_device_leaves:
+                order.became_leaf(node)
         self.cache.report(self.cache.view.leaf_sets_updated, node)
 
     def _remove_leaf_from_parent(self, node: UnifiedTreeNode) -> None:
@@ -189,7 +215,13 @@ class PolicyFullComponent(FullComponent):
         return freed
 
     def _evict_device_start(self, request_cnt: int) -> None:
-        self._walk = self.cache.start_walk(Pool.KV, self)
+        self._walk: PolicyWalk | SingleVictim | LeafOrder | None = self.cache.start_walk(
+            Pool.KV, self
+        )
+        if self._walk is None:
+            self._walk = self.tree_core.lru_walk()
+        else:
+            self.tree_core.forget_lru()
         if self._walk is None:
             super()._evict_device_start(request_cnt)
         else:
@@ -206,6 +238,8 @@ class PolicyFullComponent(FullComponent):
     def _evict_device_end(self) -> None:
         super()._evict_device_end()
         self.cache.end_walk()
+        if isinstance(self._walk, LeafOrder):
+            self._walk.end_walk()
         self._walk = None
 
 

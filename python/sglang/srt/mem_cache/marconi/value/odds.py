@@ -17,6 +17,9 @@ LEVELS = 26
 class PrefixClass(Enum):
     """What a prefix is, as far as the cache can see by itself."""
 
+    # That of Enum hashes the name, in Python code, wherever a class is part of a key.
+    __hash__ = object.__hash__
+
     #: Nothing cached lies below: a session would resume here.
     RESUMABLE = "resumable"
     #: The one prefix below it supersedes it, unless history is rewritten.
@@ -50,6 +53,9 @@ class ReuseOdds:
     """Survival curves by class, and the rate of reuse that follows from them.
 
     A call is O(1), and one in ``FRESHNESS`` computes all rates anew: O(classes * LEVELS**2).
+
+    Attributes:
+        edition: grows when the rates change.
     """
 
     def __init__(self) -> None:
@@ -58,6 +64,7 @@ class ReuseOdds:
         self._observations = dict.fromkeys(PrefixClass, 0)
         self._rates = {kind: self._rates_of(kind) for kind in PrefixClass}
         self._since = 0
+        self.edition = 0
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
@@ -101,6 +108,7 @@ class ReuseOdds:
         self._since += 1
         if self._since >= FRESHNESS:
             self._since = 0
+            self.edition += 1
             self._rates = {kind: self._rates_of(kind) for kind in PrefixClass}
 
     def _rates_of(self, kind: PrefixClass) -> list[float]:

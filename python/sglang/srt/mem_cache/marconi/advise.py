@@ -1,0 +1,141 @@
+"""Which split of memory, policy, admission and path cap would have saved most FLOPs?
+
+    python -m sglang.srt.mem_cache.marconi.advise --recording FILE --model config.json \
+        --memory-gib 40
+
+Reads what a server wrote under ``--marconi-record``, replays it on block hashes, one request at a
+time, and prints FLOPs saved over ``--mamba-full-memory-ratio`` and by elastic memory, and the
+launch command of the best. The trace lab's ``advise.py`` does the same for traces of other formats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sglang.srt.marconi_utils import ModelCost, cost_by_name, cost_from_config
+from sglang.srt.mem_cache.marconi.advice import POLICY_ROWS, RATIOS, Advice, advise
+from sglang.srt.mem_cache.marconi.recording import HashedRequest, read_recording
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the curve and the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recording", required=True, help="a file of --marconi-record")
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+    try:
+        path = Path(options.recording)
+        requests, block = read_recording(path, lambda line: print(line, file=sys.stderr))
+        print(advised(options, requests, block, load_model(options.model)))
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"advise: {error}")
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that do not depend on where the requests come from."""
+    parser.add_argument("--model", required=True, help="a known name, or a config.json")
+    parser.add_argument(
+        "--memory-gib", type=_positive, required=True, help="what is left for both pools, in GiB"
+    )
+    parser.add_argument("--ratios", type=_ratios, default=RATIOS, help="comma-separated")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        choices=tuple(POLICY_ROWS),
+        help="try this one beside stock LRU; may be given several times (default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+
+def load_model(model: str) -> ModelCost:
+    """A model's cost by name or from its ``config.json``.
+
+    Raises:
+        KeyError, ValueError: neither; or no cost model for the architecture.
+    """
+    path = Path(model)
+    if path.is_file():
+        return cost_from_config(json.loads(path.read_text()), name=path.stem)
+    return cost_by_name(model)
+
+
+def advised(
+    options: argparse.Namespace, requests: Sequence[HashedRequest], block: int, cost: ModelCost
+) -> str:
+    """The advice as text, as the options want it.
+
+    Raises:
+        ValueError: see :func:`advise`.
+    """
+    advice = advise(
+        requests,
+        cost,
+        options.memory_gib * 2**30,
+        block_tokens=block,
+        ratios=options.ratios,
+        rows=tuple(options.policy or POLICY_ROWS),
+    )
+    launch = command(advice, options.model)
+    if options.json:
+        return json.dumps({**asdict(advice), "command": launch})
+    return f"{table(advice)}\n\n{sentence(advice)}\n{launch}"
+
+
+def table(advice: Advice) -> str:
+    """FLOPs saved, in percent: policies by row, ratios and elastic memory by column."""
+    columns = [*(f"{ratio:g}" for ratio in advice.ratios), "elastic"]
+    lines = ["FLOPs saved, %, by --mamba-full-memory-ratio"]
+    lines.append(f"{'policy':<28}" + "".join(f"{column:>9}" for column in columns))
+    for name in POLICY_ROWS:
+        cells = [advice.saved.get(f"{name}/{column}") for column in columns]
+        if any(cell is not None for cell in cells):
+            lines.append(
+                f"{name:<28}"
+                + "".join(f"{'-' if cell is None else f'{100 * cell:.1f}':>9}" for cell in cells)
+            )
+    return "\n".join(lines)
+
+
+def sentence(advice: Advice) -> str:
+    """What is best, and what it is worth beside stock's default."""
+    best, stock = 100 * advice.best_saved, 100 * advice.stock_saved
+    return (
+        f"Best: {advice.policy} with "
+        f"ratio {advice.ratio:g}, {best:.1f} % of FLOPs saved over {advice.requests} requests; "
+        f"stock LRU at its default ratio saves {stock:.1f} %. "
+        f"Elastic memory would save {100 * advice.elastic_saved:.1f} %, once a server offers it."
+    )
+
+
+def command(advice: Advice, model: str) -> str:
+    """How to launch it."""
+    memory = f"--mamba-full-memory-ratio {advice.ratio:g}"
+    flags = POLICY_ROWS[advice.policy].flags
+    return f"python3 -m sglang.launch_server --model {model} {memory} {flags}".rstrip()
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number > 0")
+    return value
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
