@@ -78,7 +78,7 @@ class Advice:
         best_saved, stock_saved: share of the prompts' FLOPs saved by it, and by stock LRU at the
             default ratio.
         elastic_saved: what one budget for KV and states would save at most. It is measured, not
-            advised: policy 3 does not yet choose between both pools on a server.
+            advised: not every server can share its memory.
         requests: how many were replayed.
         ratios: that were tried.
         saved: share of FLOPs saved, by "policy/ratio" and "policy/elastic".

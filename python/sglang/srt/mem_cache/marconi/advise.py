@@ -112,7 +112,8 @@ def sentence(advice: Advice) -> str:
         f"Best: {advice.policy} with "
         f"ratio {advice.ratio:g}, {best:.1f} % of FLOPs saved over {advice.requests} requests; "
         f"stock LRU at its default ratio saves {stock:.1f} %. "
-        f"Elastic memory would save {100 * advice.elastic_saved:.1f} %, once a server offers it."
+        f"Elastic memory (--enable-unified-memory --marconi-evict-policy 3) would save "
+        f"{100 * advice.elastic_saved:.1f} %."
     )
 
 
