@@ -180,13 +180,18 @@ class Memory:
         """
         self.pools_at(DEFAULT_RATIO)
         requests = list(hashed_requests(self.requests, self._block))
-        advice = advise(requests, self._cost, self.gib * 2**30, block_tokens=self._block)
+        advice = advise(
+            requests,
+            self._cost,
+            self.gib * 2**30,
+            block_tokens=self._block,
+            rows=[POLICY_3],
+        )
         fitting = []
         for ratio in advice.ratios:
-            saved = advice.saved.get(f"{POLICY_3}/{ratio:g}")
             with suppress(ValueError):
                 self.pools_at(ratio)
-                fitting.append((0.0 if saved is None else saved, -ratio))
+                fitting.append((advice.saved[POLICY_3].get(f"{ratio:g}", 0.0), -ratio))
         return -max(fitting)[1]
 
 

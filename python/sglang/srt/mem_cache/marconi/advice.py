@@ -50,6 +50,8 @@ def _shared_value(cost: CostModel) -> EvictionPolicy:
 
 
 STOCK = "stock LRU"
+#: The column of memory that KV and states share.
+ELASTIC = "elastic"
 _CAP, _VALUE = "--mamba-max-states-per-path", "--marconi-evict-policy 3"
 _JUDICIOUS = "--marconi-admission judicious"
 POLICY_ROWS: dict[str, PolicyRow] = {
@@ -62,10 +64,28 @@ POLICY_ROWS: dict[str, PolicyRow] = {
         _lru, f"--marconi-evict-policy 1 {_JUDICIOUS}", admission="judicious"
     ),
     "policy 3 (value)": PolicyRow(ValuePolicy, _VALUE, _shared_value),
-    "policy 3, judicious": PolicyRow(
-        ValuePolicy, f"{_VALUE} {_JUDICIOUS}", _shared_value, admission="judicious"
-    ),
+    "policy 3, judicious": PolicyRow(ValuePolicy, f"{_VALUE} {_JUDICIOUS}", admission="judicious"),
 }
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to run the server.
+
+    Attributes:
+        policy: a key of :data:`POLICY_ROWS`.
+        ratio: ``--mamba-full-memory-ratio``; ``None``: ``--enable-unified-memory``.
+        saved: share of the prompts' FLOPs that it saves.
+    """
+
+    policy: str
+    ratio: float | None
+    saved: float
+
+    @property
+    def memory(self) -> str:
+        """The column of :attr:`Advice.saved`."""
+        return ELASTIC if self.ratio is None else f"{self.ratio:g}"
 
 
 @dataclass(frozen=True)
@@ -73,25 +93,20 @@ class Advice:
     """What saves most.
 
     Attributes:
-        policy: a key of :data:`POLICY_ROWS`.
-        ratio: ``--mamba-full-memory-ratio``.
-        best_saved, stock_saved: share of the prompts' FLOPs saved by it, and by stock LRU at the
-            default ratio.
-        elastic_saved: what one budget for KV and states would save at most. It is measured, not
-            advised: not every server can share its memory.
+        best: of all that was tried; stock LRU at the default ratio unless :data:`WORTHWHILE`.
+        static: the best with a pool each for states and KV.
+        stock: LRU at the default ratio.
         requests: how many were replayed.
         ratios: that were tried.
-        saved: share of FLOPs saved, by "policy/ratio" and "policy/elastic".
+        saved: share of FLOPs saved, by policy and by ratio or "elastic".
     """
 
-    policy: str
-    ratio: float
-    best_saved: float
-    stock_saved: float
-    elastic_saved: float
+    best: Option
+    static: Option
+    stock: Option
     requests: int
     ratios: tuple[float, ...]
-    saved: Mapping[str, float]
+    saved: Mapping[str, Mapping[str, float]]
 
 
 def advise(
@@ -119,9 +134,7 @@ def advise(
     if not requests:
         raise ValueError("the trace has no requests; allowed is 1 or more")
     tried = tuple(sorted({*ratios, DEFAULT_RATIO}))
-    saved: dict[str, float] = {}
-    choices: dict[str, tuple[str, float]] = {}
-    shared = [0.0]
+    options = []
     for name in dict.fromkeys((STOCK, *rows)):
         row = POLICY_ROWS[name]
         base = ShadowShape(
@@ -133,25 +146,32 @@ def advise(
             shape = resplit(base, cost, memory_bytes, ratio)
             if shape is not None:
                 cache = ShadowCache(shape, row.static(cost))
-                key = f"{name}/{ratio:g}"
-                saved[key], choices[key] = share_saved(cache, requests, cost), (name, ratio)
+                options.append(Option(name, ratio, share_saved(cache, requests, cost)))
         if row.elastic is not None:
             elastic = ElasticShadowCache(base, row.elastic(cost), cost, memory_bytes)
-            shared.append(share_saved(elastic, requests, cost))
-            saved[f"{name}/elastic"] = shared[-1]
-    stock = saved.get(f"{STOCK}/{DEFAULT_RATIO:g}")
+            options.append(Option(name, None, share_saved(elastic, requests, cost)))
+    stock = next((o for o in options if (o.policy, o.ratio) == (STOCK, DEFAULT_RATIO)), None)
     if stock is None:
         raise ValueError(
             f"memory is {memory_bytes / 2**30:g} GiB, too little for {FEWEST} states and "
             f"{FEWEST} blocks of KV at ratio {DEFAULT_RATIO:g}"
         )
-    best = max(choices, key=lambda key: saved[key])
-    if saved[best] < stock + WORTHWHILE:
-        best = f"{STOCK}/{DEFAULT_RATIO:g}"
-    policy, ratio_chosen = choices[best]
+    saved: dict[str, dict[str, float]] = {}
+    for option in options:
+        saved.setdefault(option.policy, {})[option.memory] = option.saved
     return Advice(
-        policy, ratio_chosen, saved[best], stock, max(shared), len(requests), tried, saved
+        best=_best(options, stock),
+        static=_best([option for option in options if option.ratio is not None], stock),
+        stock=stock,
+        requests=len(requests),
+        ratios=tried,
+        saved=saved,
     )
+
+
+def _best(options: Sequence[Option], stock: Option) -> Option:
+    best = max(options, key=lambda option: option.saved)
+    return best if best.saved >= stock.saved + WORTHWHILE else stock
 
 
 def share_saved(cache: ShadowCache, requests: Sequence[HashedRequest], cost: CostModel) -> float:

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sglang.srt.marconi_utils import ModelCost, cost_by_name, cost_from_config
-from sglang.srt.mem_cache.marconi.advice import POLICY_ROWS, RATIOS, Advice, advise
+from sglang.srt.mem_cache.marconi.advice import ELASTIC, POLICY_ROWS, RATIOS, Advice, Option, advise
 from sglang.srt.mem_cache.marconi.recording import HashedRequest, read_recording
 
 
@@ -84,43 +84,49 @@ def advised(
         ratios=options.ratios,
         rows=tuple(options.policy or POLICY_ROWS),
     )
-    launch = command(advice, options.model)
     if options.json:
-        return json.dumps({**asdict(advice), "command": launch})
-    return f"{table(advice)}\n\n{sentence(advice)}\n{launch}"
+        commands = {"command": command(advice.best, options.model)}
+        return json.dumps({**asdict(advice), **commands})
+    return f"{table(advice)}\n\n{summary(advice, options.model)}"
 
 
 def table(advice: Advice) -> str:
     """FLOPs saved, in percent: policies by row, ratios and elastic memory by column."""
-    columns = [*(f"{ratio:g}" for ratio in advice.ratios), "elastic"]
+    columns = [*(f"{ratio:g}" for ratio in advice.ratios), ELASTIC]
     lines = ["FLOPs saved, %, by --mamba-full-memory-ratio"]
     lines.append(f"{'policy':<28}" + "".join(f"{column:>9}" for column in columns))
-    for name in POLICY_ROWS:
-        cells = [advice.saved.get(f"{name}/{column}") for column in columns]
-        if any(cell is not None for cell in cells):
-            lines.append(
-                f"{name:<28}"
-                + "".join(f"{'-' if cell is None else f'{100 * cell:.1f}':>9}" for cell in cells)
-            )
+    for policy, saved in advice.saved.items():
+        cells = (f"{100 * saved[c]:.1f}" if c in saved else "-" for c in columns)
+        lines.append(f"{policy:<28}" + "".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 
 
-def sentence(advice: Advice) -> str:
-    """What is best, and what it is worth beside stock's default."""
-    best, stock = 100 * advice.best_saved, 100 * advice.stock_saved
-    return (
-        f"Best: {advice.policy} with "
-        f"ratio {advice.ratio:g}, {best:.1f} % of FLOPs saved over {advice.requests} requests; "
-        f"stock LRU at its default ratio saves {stock:.1f} %. "
-        f"Elastic memory (--enable-unified-memory --marconi-evict-policy 3) would save "
-        f"{100 * advice.elastic_saved:.1f} %."
-    )
+def summary(advice: Advice, model: str) -> str:
+    """What is best, what it is worth beside stock's default, and how to launch it."""
+    lines = [
+        f"Best: {_named(advice.best)} of FLOPs saved over {advice.requests} requests; "
+        f"{_named(advice.stock)}, as SGLang does by default.",
+        command(advice.best, model),
+    ]
+    if advice.best.ratio is None:
+        lines += [
+            f"Where SGLang cannot serve unified memory: {_named(advice.static)}.",
+            command(advice.static, model),
+        ]
+    return "\n".join(lines)
 
 
-def command(advice: Advice, model: str) -> str:
+def _named(option: Option) -> str:
+    memory = "elastic memory" if option.ratio is None else f"ratio {option.ratio:g}"
+    return f"{option.policy} with {memory}, {100 * option.saved:.1f} %"
+
+
+def command(option: Option, model: str) -> str:
     """How to launch it."""
-    memory = f"--mamba-full-memory-ratio {advice.ratio:g}"
-    flags = POLICY_ROWS[advice.policy].flags
+    memory = "--enable-unified-memory"
+    if option.ratio is not None:
+        memory = f"--mamba-full-memory-ratio {option.ratio:g}"
+    flags = POLICY_ROWS[option.policy].flags
     return f"python3 -m sglang.launch_server --model {model} {memory} {flags}".rstrip()
 
 
