@@ -44,6 +44,7 @@ FIGURES = (
     ("token hit rate, %", ("token_hit_rate",), 100),
     ("prefill FLOPs saved, %", ("flops_saved",), 100),
     ("requests/s", ("requests_per_s",), 1),
+    ("CPU seconds of the server", ("server_cpu_seconds",), 1),
 )
 
 

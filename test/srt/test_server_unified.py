@@ -21,6 +21,7 @@ def test_answers_do_not_depend_on_what_shares_memory_with_them():
     model = tiny_model("qwen3-next", "float32")
     arguments = (*TIGHT_POOLS, *UNIFIED, "--marconi-evict-policy", "3")
     with launch_server(model, *arguments) as server:
+        assert "policy 3 (value)" in server.log() and "pools both of one memory" in server.log()
         prompts = conversations(seed=1)
         uncached = []
         for prompt in prompts[:: len(prompts) // 12]:
