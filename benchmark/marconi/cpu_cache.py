@@ -24,6 +24,7 @@ from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
 from sglang.srt.mem_cache.mamba_radix_shared import is_shared
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.mirror import Segment
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
@@ -62,6 +63,7 @@ def server_context(chunk: int = 8, max_states_per_path: int = -1) -> Iterator[No
     readers = (
         "sglang.srt.mem_cache.unified_cache.components.mamba",
         "sglang.srt.mem_cache.rust_tree_core.adapter",
+        "sglang.srt.mem_cache.mamba_radix_core",
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(get_parallel().override(attn_dcp_size=1, attn_dcp_rank=0))
@@ -121,7 +123,7 @@ class CpuCache:
     Attributes:
         policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
             a method ``attach`` is given the tree that it serves.
-        core: tree core of the stock cache, "python" or "rust".
+        core: tree core, "python" or "rust".
         options: further Marconi options, by field name.
         elastic: the pools share their bytes, as under ``--enable-unified-memory``; a policy of
             one's own is then one that orders both.
@@ -167,7 +169,7 @@ class CpuCache:
         self.cache = MambaRadixCache(params, setup=setup)
         attach = getattr(own, "attach", None)
         if attach is not None:
-            attach(self.cache.tree_core)
+            attach(self.cache.tree)
 
     def _make_pools(self) -> tuple[HybridReqToTokenPool, BaseTokenToKVPoolAllocator]:
         if not self.elastic:
@@ -240,9 +242,10 @@ def radix_key(tokens: list[int]) -> RadixKey:
 
 
 def path_tokens(node: Any) -> tuple[int, ...]:
-    """All tokens from the root to the end of a node of the Python tree core."""
+    """All tokens from the root to the end of a node of the Python tree core, or of a mirror."""
     parts: list[list[int]] = []
     while node.parent is not None:
-        parts.append(list(node.key.raw_token_ids()))
+        key = node.key
+        parts.append(list(key.tokens if isinstance(key, Segment) else key.raw_token_ids()))
         node = node.parent
     return tuple(itertools.chain.from_iterable(reversed(parts)))

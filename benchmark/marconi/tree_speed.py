@@ -38,9 +38,12 @@ TURNS, TURN_TOKENS = 4, 64
 VARIANTS: dict[str, dict[str, object]] = {
     "rust": {"core": "rust"},
     "python": {"core": "python"},
-    "1": {"policy": 1},
-    "2": {"policy": 2},
-    "3": {"policy": 3},
+    "1": {"policy": 1, "core": "rust"},
+    "2": {"policy": 2, "core": "rust"},
+    "3": {"policy": 3, "core": "rust"},
+    "1-python": {"policy": 1},
+    "2-python": {"policy": 2},
+    "3-python": {"policy": 3},
 }
 TITLES = {"rust": "stock, Rust core", "python": "stock, Python core"}
 EVICTIONS = {"state": EvictParams(num_tokens=0, mamba_num=1), "KV leaf": EvictParams(num_tokens=1)}
@@ -63,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--caches", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--repeats", type=int, default=40)
     options = parser.parse_args(argv)
+    for tokens in options.prompts:
+        if tokens <= 0 or tokens % (turns(tokens) * TURN_TOKENS):
+            parser.error(
+                f"--prompts has {tokens}; allowed are multiples of {turns(tokens) * TURN_TOKENS}"
+            )
     # Waking a second thread for a few small tensors costs more than any operation.
     torch.set_num_threads(1)
     print("| nodes | µs to | " + " | ".join(map(title, options.caches)) + " |")
@@ -76,8 +84,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(line, flush=True)
 
 
+def turns(tokens: int) -> int:
+    """In how many turns a session comes to a prompt of so many tokens."""
+    return PROMPT_TURNS.get(tokens, TURNS)
+
+
 def title(variant: str) -> str:
-    return TITLES.get(variant, f"policy {variant}")
+    policy, _, core = variant.partition("-")
+    return TITLES.get(variant, f"policy {policy}" + f", {core.title()} core" * bool(core))
 
 
 def measure(
@@ -172,7 +186,7 @@ class Filled:
     def session(self, tokens: int) -> dict[str, float]:
         """Put a new session in; microseconds to match and to insert its last prompt."""
         prompt = self._prompt(tokens)
-        step = -(-tokens // PROMPT_TURNS.get(tokens, TURNS))
+        step = tokens // turns(tokens)
         for end in range(step, tokens, step):
             self._turn(prompt[:end])
         if isinstance(self.cache.cache, MambaRadixCache):

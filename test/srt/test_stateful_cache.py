@@ -78,7 +78,7 @@ class CacheLife(RuleBasedStateMachine):
         if result.device_prefix_len == 0 or len(self.held) >= 3:
             return multiple()
         lock = self.harness.cache.lock(result.last_device_node)
-        node = self.harness.cache.tree_core.node_by_id(result.last_device_node)
+        node = self.harness.node(result.last_device_node)
         self.held[id(lock)] = path_tokens(node)
         return lock
 
@@ -136,8 +136,8 @@ class CacheLife(RuleBasedStateMachine):
         for path in self.held.values():
             result = self.harness.cache.tree_core.match_full_device_prefix(radix_key(list(path)))
             assert result[0] == len(path), "locked KV was evicted"
-            node = self.harness.cache.tree_core.node_by_id(result[1])
-            assert node.component_data[MAMBA].value is not None, "a locked state was evicted"
+            state = self.harness.cache.tree_core.get_component_device_value(result[1], MAMBA)
+            assert state is not None, "a locked state was evicted"
 
 
 SHARED = {"elastic": True, "cost": SHARED_COST}
@@ -153,6 +153,9 @@ VARIANTS = {
     "marconi_state_only_shared_memory": (2, {"marconi_evict_pools": "state", **SHARED}),
     "value_shared_memory": (3, SHARED),
     "value_shared_memory_sessions": (3, {"sessions": True, **SHARED}),
+    "lru_rust": (1, {"core": "rust"}),
+    "marconi_rust": (2, {"core": "rust"}),
+    "value_rust": (3, {"core": "rust"}),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from sglang.srt.marconi_utils import ModelCost, pool_bytes
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.value import PrefixClass, ReuseOdds, ValuePolicy
-from tree_harness import TreeHarness, random_life, sequence, server_context, states
+from tree_harness import TreeHarness, random_life, sequence, server_context
 from unified_pools import KV_BYTES
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -144,7 +144,7 @@ def test_kv_from_which_nothing_resumes_goes_first():
         harness.insert(shared + tail)
     harness.cache.evict(55)
     harness.unlock(lock)
-    assert states(harness) == {tuple(sequence(40, 2))}
+    assert harness.states() == {tuple(sequence(40, 2))}
     harness.victims.clear()
     make_room_for_a_state(harness)
     assert harness.victims == [("FULL", tuple(shared))]
@@ -228,7 +228,7 @@ def test_states_on_a_locked_path_give_way_to_kv():
     lock = harness.lock(sequence(60, 1))
     kv = harness.alloc_kv(harness.allocator.available_size() + 40)
     assert kv is not None
-    assert states(harness) == {tuple(sequence(60, 1))}
+    assert harness.states() == {tuple(sequence(60, 1))}
     harness.allocator.free(kv)
     harness.unlock(lock)
     harness.check()

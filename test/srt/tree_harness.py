@@ -7,11 +7,15 @@ import random
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from typing import ClassVar
+
 import torch
 from cpu_cache import EXAMPLE_COST as COST
 from cpu_cache import FULL, MAMBA, CpuCache, path_tokens, radix_key, server_context
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.marconi.mirror import TreeMirror
 from sglang.srt.mem_cache.marconi.savings import CostModel
+from sglang.srt.mem_cache.marconi.stats import VictimKind
 
 __all__ = [
     "COST",
@@ -23,7 +27,6 @@ __all__ = [
     "random_life",
     "sequence",
     "server_context",
-    "states",
 ]
 
 
@@ -31,14 +34,19 @@ class TreeHarness(CpuCache):
     """See :class:`CpuCache`; Marconi options are keywords.
 
     ``victims`` lists (component, tokens of the path) of everything evicted from the device, in
-    order; the Rust core cannot be watched and leaves it empty.
+    order; stock's Rust core cannot be watched and leaves it empty.
+
+    Attributes:
+        core_of_ours: the tree core of a cache with a policy, unless one is named.
     """
+
+    core_of_ours: ClassVar[str] = "python"
 
     def __init__(
         self,
         policy: int | None = None,
         *,
-        core: str = "python",
+        core: str | None = None,
         kv_tokens: int = 512,
         state_slots: int = 16,
         sessions: bool = False,
@@ -46,6 +54,7 @@ class TreeHarness(CpuCache):
         elastic: bool = False,
         **options: object,
     ) -> None:
+        core = core or ("python" if policy is None else self.core_of_ours)
         super().__init__(
             policy,
             core,
@@ -82,6 +91,33 @@ class TreeHarness(CpuCache):
         if view is not None:
             assert self.cache.stats.errors == 0
             view._check()
+            if isinstance(self.cache.tree, TreeMirror):
+                self._check_mirror(self.cache.tree)
+
+    def node(self, node_id: int):
+        """The node of an id that a match or an insert returned."""
+        policy_less = not hasattr(self.cache, "tree")
+        return (self.cache.tree_core if policy_less else self.cache.tree).node_by_id(node_id)
+
+    def states(self) -> set[tuple[int, ...]]:
+        """Paths at whose ends a state is cached."""
+        tree = getattr(self.cache, "tree", self.cache.tree_core)
+        if isinstance(tree, TreeMirror):
+            return {path_tokens(node) for node in tree.states.values()}
+        return {path_tokens(node) for node in tree.lru_lists[MAMBA].cache.values()}
+
+    def _check_mirror(self, mirror: TreeMirror) -> None:
+        """The mirror of the Rust core has the core's nodes and states, and no others."""
+        core = self.cache.tree_core
+        nodes = list(mirror.nodes.values())
+        assert sum(len(node.key) for node in nodes) == sum(self.held_by_tree()[:1])
+        for node, path in zip(nodes, core.collect_path_info([n.id for n in nodes]), strict=True):
+            end = path[-1]
+            assert (end.node_id, end.path_end - end.path_start) == (node.id, len(node.key))
+            assert end.num_children == len(node.children)
+            assert [info.node_id for info in path[:-1]] == _ids_above(node)
+            state = core.get_component_device_value(node.id, MAMBA)
+            assert node.state == (None if state is None else int(state))
 
     def _check_shared(self, kv_held: list[int], states: list[int]) -> None:
         """What is allocated is what the tree holds, and the allocator's own books agree."""
@@ -101,7 +137,10 @@ class TreeHarness(CpuCache):
         assert len(states) + len(free) == self.state_slots, "a state slot is lost"
 
     def _record_victims(self) -> None:
-        if not hasattr(self.cache.tree_core, "node_by_id"):
+        if isinstance(getattr(self.cache, "tree", None), TreeMirror):
+            self._record_counted_victims()
+            return
+        if self.core == "rust":
             return
         for component in self.cache.components.values():
             original = component.evict_component
@@ -113,16 +152,31 @@ class TreeHarness(CpuCache):
 
             component.evict_component = recorded
 
+    def _record_counted_victims(self) -> None:
+        original = self.cache.count_victim
+
+        def recorded(node, kind, **kwargs):
+            path = path_tokens(node)
+            if kind is not VictimKind.STATE_ONLY:
+                self.victims.append((FULL.name, path))
+            if kind is not VictimKind.LEAF_KV_ONLY:
+                self.victims.append((MAMBA.name, path))
+            return original(node, kind, **kwargs)
+
+        self.cache.count_victim = recorded
+
+
+def _ids_above(node) -> list[int]:
+    ids = []
+    while node.parent.parent is not None:
+        node = node.parent
+        ids.append(node.id)
+    return ids[::-1]
+
 
 def sequence(length: int, first: int) -> list[int]:
     """``length`` tokens that share nothing with another ``first``."""
     return [first * 1000 + i for i in range(length)]
-
-
-def states(harness: TreeHarness) -> set[tuple[int, ...]]:
-    """Paths at whose ends a state is cached."""
-    lru = harness.cache.tree_core.lru_lists[MAMBA]
-    return {path_tokens(node) for node in lru.cache.values()}
 
 
 def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix_admission import MambaRadixAdmission
+from sglang.srt.mem_cache.mamba_radix_core import with_tree_core
 from sglang.srt.mem_cache.mamba_radix_shared import SharedMemory, SingleVictim
-from sglang.srt.mem_cache.mamba_radix_tree import (
-    COMPONENTS,
-    TREE_CORE_BACKEND,
-    register_tree_core,
-)
 from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk, session_test
 from sglang.srt.mem_cache.marconi.accounts import MarconiAccounts
 from sglang.srt.mem_cache.marconi.admission import ADMISSIONS
@@ -21,7 +16,6 @@ from sglang.srt.mem_cache.marconi.policy import orders_shared_memory
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.stats import VictimKind
-from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang.srt.utils.rank_consensus_checker import rank_consensus
 
@@ -54,17 +48,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
                 ADMISSIONS[setup.config.marconi_admission](),
                 setup.config.marconi_boundary_tokens,
             )
-        register_tree_core()
-        super().__init__(
-            replace(
-                params,
-                tree_core_backend=TREE_CORE_BACKEND,
-                component_registry_override={
-                    **(params.component_registry_override or {}),
-                    **COMPONENTS,
-                },
-            )
-        )
+        super().__init__(with_tree_core(params, setup))
         if setup.make_tuning is not None and not params.disable:
             self.tuning = setup.make_tuning(self.adopt, self.count_error)
 
@@ -149,20 +133,18 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def state_leaves(self, node: UnifiedTreeNode) -> None:
         """The state of ``node`` is about to be evicted from the device, with or without its KV."""
-        if node.component_data[ComponentType.MAMBA].value is None:
+        if not self.tree.holds_state(node):
             return
         if self.admission is not None:
             self.admission.given.left(node.id)
             if self.admission.taking_back:
                 return
-        if node not in self.tree_core.evictable_device_leaves:
+        if not self.tree.is_evictable_leaf(node):
             self.count_victim(node, VictimKind.STATE_ONLY, kv_tokens=0)
 
     def kv_leaves(self, node: UnifiedTreeNode) -> None:
         """The KV of ``node`` is about to be evicted from the device, and its state with it."""
-        if node.component_data[ComponentType.FULL].value is None:
-            return
-        has_state = node.component_data[ComponentType.MAMBA].value is not None
+        has_state = self.tree.holds_state(node)
         kind = VictimKind.LEAF_WITH_STATE if has_state else VictimKind.LEAF_KV_ONLY
         self.count_victim(node, kind, kv_tokens=len(node.key))
 
@@ -178,15 +160,27 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         if self._shared.walk is None:
             self.view.tick()
 
+    def begin_walk(self, pool: Pool) -> bool:
+        """``pool`` is short; whether the policy chooses the victims, and not SGLang."""
+        self.start_shortage(pool)
+        self._was_short = True
+        return pool in self.policy.pools
+
     def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | SingleVictim | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
         if self._shared.walk is not None:
             return self._shared.walk
-        self.start_shortage(pool)
-        self._was_short = True
-        if pool not in self.policy.pools:
-            return None
-        return PolicyWalk(self, pool, session_test(component))
+        return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
+
+    def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
+        """See :meth:`MambaRadixView.victim`.
+
+        Raises:
+            RuntimeError: an event of the tree was lost.
+        """
+        if not self.view_is_sound:
+            raise RuntimeError("the view of the tree is not sound until the next reset")
+        return self.view.victim(pool, excluding=excluding)
 
     def end_walk(self) -> None:
         if self._shared.walk is None:
@@ -204,13 +198,12 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return result
 
     def _note_match(self, params: Any, result: Any) -> None:
-        core = self.tree_core
         # With a host tier, KV between the last state on the device and the state that is loaded
         # back can lie on either side: only the node says how deep the request resumes.
-        hit = self.view.depth(core.node_by_id(result.best_match_node))
-        last = core.root_node
+        hit = self.view.depth(self.tree.node_by_id(result.best_match_node))
+        last = self.tree.root_node
         if result.last_visited_node_id is not None:
-            last = core.node_by_id(result.last_visited_node_id)
+            last = self.tree.node_by_id(result.last_visited_node_id)
         kv_alive = max(result.full_kv_hit_length, hit)
         self.note_lookup(params.req, params.key, hit=hit, kv_alive=kv_alive, last=last)
 

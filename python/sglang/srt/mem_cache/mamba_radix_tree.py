@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix_key import plain_key
 from sglang.srt.mem_cache.mamba_radix_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer, LRURefreshPhase
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
-from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
-    get_tree_core_factory,
-    register_tree_core_backend,
-)
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 
 if TYPE_CHECKING:
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.mamba_radix_shared import SingleVictim
     from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
-
-TREE_CORE_BACKEND = "marconi"
 
 
 class MambaRadixTreeCore(UnifiedTreeCore):
@@ -46,16 +41,35 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         self.cache.forget_tree()
 
     def match_prefix(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin(params)
         return super().match_prefix(params)
 
     def begin_insert(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin(params)
         return super().begin_insert(params)
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
         self.cache.eviction_starts()
         super().evict_device_start(component_type, request_cnt)
+
+    def _begin(self, params: Any) -> None:
+        self.cache.view.tick()
+        self.cache.report(self.cache.view.catch_up)
+        if not self.is_eagle:
+            params.key = plain_key(params.key)
+
+    def _is_device_leaf(self, node: UnifiedTreeNode) -> bool:
+        """As stock's, which asks by generators; every operation asks it of several nodes."""
+        full = ComponentType.FULL
+        if node is self.root_node or node.component_data[full].value is None:
+            return False
+        for data in node.component_data:
+            if data.lock_ref > 0:
+                return False
+        for child in node.children.values():  # noqa: SIM110
+            if child.component_data[full].value is not None:
+                return False
+        return True
 
     # -- answers to the view and the lookups
 
@@ -209,7 +223,7 @@ class PolicyFullComponent(FullComponent):
     def evict_component(
         self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
     ) -> tuple[int, int]:
-        if EvictLayer.DEVICE in target:
+        if EvictLayer.DEVICE in target and not node.evicted:
             self.cache.report(self.cache.kv_leaves, node)
         freed: tuple[int, int] = super().evict_component(node, *args, target=target, **kw)
         return freed
@@ -241,12 +255,6 @@ class PolicyFullComponent(FullComponent):
         if isinstance(self._walk, LeafOrder):
             self._walk.end_walk()
         self._walk = None
-
-
-def register_tree_core() -> None:
-    """Make the core selectable by ``CacheInitParams.tree_core_backend``; may be called again."""
-    if get_tree_core_factory(TREE_CORE_BACKEND) is None:
-        register_tree_core_backend(TREE_CORE_BACKEND, MambaRadixTreeCore)
 
 
 COMPONENTS: dict[ComponentType, type[Any]] = {

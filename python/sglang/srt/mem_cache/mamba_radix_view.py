@@ -9,6 +9,11 @@ from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, orders_shared_me
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
+#: Marked nodes that a decision may find, unless more were marked since :meth:`catch_up`.
+MOST_MARKED = 64
+#: Nodes that one call of it brings up to date.
+CAUGHT_UP = 8
+
 
 class MambaRadixView:
     """One :class:`CachedPrefix` for every tree node that holds a state or is an evictable leaf.
@@ -141,6 +146,15 @@ class MambaRadixView:
         marked, self._marked = self._marked, {}
         for node in marked.values():
             self._refresh_node(node)
+
+    def catch_up(self) -> None:
+        """Bring a few up to date where many are marked, so that no decision meets them all.
+
+        To be called between operations on the tree, while it is whole.
+        """
+        if len(self._marked) > MOST_MARKED:
+            for _ in range(CAUGHT_UP):
+                self._refresh_node(self._marked.pop(next(iter(self._marked))))
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim."""

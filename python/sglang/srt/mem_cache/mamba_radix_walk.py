@@ -77,9 +77,8 @@ class PolicyWalk:
         excluded = set(self._offered)
         try:
             excluded = self._excluded()
-            if not self._cache.view_is_sound:
-                raise RuntimeError("the view of the tree is not sound until the next reset")
-            return self._cache.view.victim(self._chosen_from, excluding=excluded)
+            victim: UnifiedTreeNode | None = self._cache.choose_victim(self._chosen_from, excluded)
+            return victim
         except Exception as error:
             self._cache.count_fallback(self._pool, error)
             if self._chosen_from is Pool.STATE:

@@ -45,6 +45,7 @@ class MarconiAccounts:
         self._lookups = MambaRadixLookups(self.view)
 
     def attach_tree(self, tree: TreeReader) -> None:
+        self.tree = tree
         self.view.attach(tree)
         self._lookups.attach(tree)
 

@@ -12,6 +12,9 @@ from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import Savings, flop_efficiency
 from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
 
+#: Hits that policy 2 may have yet to enter, so that a decision after a long time takes none.
+MOST_HITS = 32
+
 
 class EvictionPolicy(Protocol):
     """Orders what is cached; a base adapter reports the tree's events and asks for victims.
@@ -99,26 +102,38 @@ class MarconiPolicy:
             for pool in ((Pool.STATE,) if shared else Pool)
             if pool in pools
         }
+        self._hit: dict[int, CachedPrefix] = {}
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
         self.on_change(prefix)
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
-        self.on_change(prefix)
+        # A hit mostly comes before a change (the lock), and one entry does for both.
+        self._hit[prefix.id] = prefix
+        if len(self._hit) > MOST_HITS:
+            self.on_change(self._hit[next(iter(self._hit))])
 
     def on_change(self, prefix: CachedPrefix) -> None:
+        self._hit.pop(prefix.id, None)
         for candidates in self._candidates.values():
             candidates.put(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
+        self._hit.pop(prefix.id, None)
         for candidates in self._candidates.values():
             candidates.discard(prefix)
 
     def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+        self._settle()
         candidates = self._candidates.get(Pool.STATE if self.shared else pool)
         return None if candidates is None else candidates.lowest(now, self.eff_weight, excluding)
 
+    def _settle(self) -> None:
+        while self._hit:
+            self.on_change(next(iter(self._hit.values())))
+
     def _check(self) -> None:
+        self._settle()
         for candidates in self._candidates.values():
             candidates._check()
 

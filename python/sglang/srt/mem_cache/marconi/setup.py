@@ -32,6 +32,7 @@ class MarconiSetup:
         shared_memory: states and KV take their bytes from one memory.
         make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
             force and what is told of errors; ``None`` for none.
+        has_lower_tier: what leaves the device may go on living on the host or beyond.
     """
 
     config: MarconiConfig
@@ -42,6 +43,7 @@ class MarconiSetup:
     on_request: Callable[[MarconiStats], None] | None = None
     shared_memory: bool = False
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
+    has_lower_tier: bool = False
 
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""
