@@ -127,6 +127,7 @@ class CpuCache:
         options: further Marconi options, by field name.
         elastic: the pools share their bytes, as under ``--enable-unified-memory``; a policy of
             one's own is then one that orders both.
+        kv_events: the cache tells of the KV blocks that come and go.
         kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
         kv_order_config: as ``--radix-eviction-policy-config``, by keyword.
     """
@@ -141,6 +142,7 @@ class CpuCache:
     kv_order: str = "lru"
     kv_order_config: dict[str, Any] | None = None
     elastic: bool = False
+    kv_events: bool = False
 
     def __post_init__(self) -> None:
         self.requests, self.allocator = self._make_pools()
@@ -154,6 +156,7 @@ class CpuCache:
             eviction_policy=self.kv_order,
             eviction_policy_config=self.kv_order_config,
             enable_session_radix_cache=self.sessions,
+            enable_kv_cache_events=self.kv_events,
         )
         if self.policy is None:
             self.cache = UnifiedRadixCache(params)

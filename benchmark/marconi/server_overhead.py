@@ -4,9 +4,10 @@
 
 The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
 runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
-starts with another server. The first table gives means over the runs with ratios to stock's; the
-second what SGLang's own metrics say of the calls that evict (``sglang:eviction_duration_seconds``),
-during the runs.
+starts with another server. The first table gives means over the runs with ratios to stock's. The
+second has the CPU time of each server's processes, which other work on the machine disturbs less
+than the rates, and what SGLang's own metrics say of the calls that evict KV
+(``sglang:eviction_duration_seconds``), both during the runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 from demo_servers import Pools, Server, ServerFailed, launch_servers
 from live.history import TokenSource
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     order = list(options.servers)
     print(table(sorted(mean_rows(rows), key=lambda row: order.index(row["server"]))))
     print()
-    print(markdown_table(eviction_table(rows, order)))
+    print(markdown_table(cost_table(rows, order)))
     return 0
 
 
@@ -128,13 +130,15 @@ def measure(servers: dict[str, Server], options: argparse.Namespace) -> list[dic
             name = names[(run + place) % len(names)]
             url = servers[name].base_url
             counted, evicted = marconi_counters(url), evictions(url)
+            cpu = cpu_seconds(servers[name])
             sent = players[name].play(turns, pace, lambda sent: None)
-            after = evictions(url)
+            cpu, after = cpu_seconds(servers[name]) - cpu, evictions(url)
             row = {
                 "server": name,
                 "run": run,
                 **summary(sent),
                 "marconi": counted_between(counted, marconi_counters(url)),
+                "cpu_seconds": cpu,
                 "evictions": {key: after[key] - evicted[key] for key in after},
             }
             print(f"run {run}: {name} {row['requests_per_s']:.1f}/s", file=sys.stderr, flush=True)
@@ -178,17 +182,26 @@ def evictions(url: str) -> dict[str, float]:
     return found
 
 
-def eviction_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[list[str]]:
+def cpu_seconds(server: Server) -> float:
+    """CPU time that all processes of a server took so far."""
+    parent = psutil.Process(server.process.pid)
+    times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))
+
+
+def cost_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[list[str]]:
     """All runs of each server together."""
     limits = [f"over {1000 * float(limit):g} ms" for limit in LIMITS]
-    lines = [["calls that evict", "number", "mean, ms", *limits, "share of the time, %"]]
+    lines = [["", "CPU, ms a request", "calls that evict", "mean, ms", *limits, "% of the time"]]
     for name in order:
         runs = [row for row in rows if row["server"] == name]
         total = {key: sum(run["evictions"][key] for run in runs) for key in runs[0]["evictions"]}
         mean = 1000 * total["seconds"] / total["calls"] if total["calls"] else 0.0
         share = 100 * total["seconds"] / sum(run["seconds"] for run in runs)
         over = [f"{total['calls'] - total[limit]:.0f}" for limit in LIMITS]
-        lines.append([name, f"{total['calls']:.0f}", f"{mean:.3f}", *over, f"{share:.2f}"])
+        cpu = 1000 * sum(run["cpu_seconds"] for run in runs) / sum(run["requests"] for run in runs)
+        calls = [f"{total['calls']:.0f}", f"{mean:.3f}", *over]
+        lines.append([name, f"{cpu:.2f}", *calls, f"{share:.2f}"])
     return lines
 
 

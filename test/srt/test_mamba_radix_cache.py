@@ -128,6 +128,15 @@ def test_one_long_sequence_outlives_several_short_ones(savings):
 # -- policy 1 is stock
 
 
+@pytest.mark.parametrize("core", ["python", "rust"])
+def test_a_router_hears_the_same_kv_events_as_of_stock(core):
+    stock, ours = TreeHarness(None, kv_events=True), TreeHarness(1, core=core, kv_events=True)
+    assert random_life(stock, 9, 800) == random_life(ours, 9, 800)
+    told = [[str(event) for event in h.cache.take_events()] for h in (stock, ours)]
+    assert told[0] == told[1]
+    assert sum("BlockRemoved" in event for event in told[1]) > 50
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("core", "cap"), [("python", -1), ("python", 2), ("rust", -1)])
 def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, core, cap):

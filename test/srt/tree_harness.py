@@ -52,6 +52,7 @@ class TreeHarness(CpuCache):
         sessions: bool = False,
         cost: CostModel = COST,
         elastic: bool = False,
+        kv_events: bool = False,
         **options: object,
     ) -> None:
         core = core or ("python" if policy is None else self.core_of_ours)
@@ -64,6 +65,7 @@ class TreeHarness(CpuCache):
             cost,
             dict(options),
             elastic=elastic,
+            kv_events=kv_events,
         )
         self.victims: list[tuple[str, tuple[int, ...]]] = []
         self._record_victims()

@@ -115,7 +115,7 @@ def test_sizes_are_found_by_this_base_and_kept(trace, capsys, tmp_path):
         ({"admission": "judicious"}, "--admission is 'judicious'; allowed .* is sglang"),
         ({"engine": "shadow"}, "--base is 0.5.4 but --engine is shadow; allowed is"),
         ({"engine": "paper"}, "--base is 0.5.4 but --engine is paper; allowed is"),
-        ({"memory": "elastic"}, "--memory is elastic but --engine is sglang"),
+        ({"memory": "elastic"}, "--memory is elastic but --base is 0.5.4, which has no unified"),
     ],
 )
 def test_what_this_base_does_not_do_is_refused(spec, changes, message):

@@ -198,7 +198,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     # -- eviction
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
-        self.cache.view.tick()
+        self.cache.eviction_starts()
         self._wanted = request_cnt
         self._chooses = self.cache.begin_walk(_POOLS[component_type])
         self._lru_walk = None

@@ -157,8 +157,9 @@ class MambaRadixView:
                 self._refresh_node(self._marked.pop(next(iter(self._marked))))
 
     def prefix(self, node: Any) -> CachedPrefix:
-        """What is known of ``node`` now, whether or not it could be a victim."""
-        return self._describe(node)
+        """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
+        known = self._prefixes.get(node.id)
+        return self._describe(node) if known is None or node.id in self._marked else known
 
     def victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none.
@@ -177,13 +178,23 @@ class MambaRadixView:
             if prefix is None:
                 return None
             node = self._tree.node_by_id(prefix.id)
-            if self._describe(node).may_leave(pool):
+            if self._may_leave(node, pool):
                 return node
             # A change that no event announced: take note of it and ask again.
             self._refresh_node(node)
             excluding = {*excluding, prefix.id}
 
     # -- internals
+
+    def _may_leave(self, node: Any, pool: Pool | None) -> bool:
+        assert self._tree is not None
+        if pool is not Pool.STATE and self._tree.is_evictable_leaf(node):
+            return True
+        return (
+            pool is not Pool.KV
+            and self._tree.holds_state(node)
+            and not self._tree.state_is_locked(node)
+        )
 
     def _mark_down_to_states(self, node: Any) -> None:
         assert self._tree is not None
