@@ -44,6 +44,7 @@ FIGURES = (
     ("token hit rate, %", ("token_hit_rate",), 100),
     ("prefill FLOPs saved, %", ("flops_saved",), 100),
     ("requests/s", ("requests_per_s",), 1),
+    ("CPU seconds of the server", ("server_cpu_seconds",), 1),
 )
 
 
@@ -180,13 +181,18 @@ class Memory:
         """
         self.pools_at(DEFAULT_RATIO)
         requests = list(hashed_requests(self.requests, self._block))
-        advice = advise(requests, self._cost, self.gib * 2**30, block_tokens=self._block)
+        advice = advise(
+            requests,
+            self._cost,
+            self.gib * 2**30,
+            block_tokens=self._block,
+            rows=[POLICY_3],
+        )
         fitting = []
         for ratio in advice.ratios:
-            saved = advice.saved.get(f"{POLICY_3}/{ratio:g}")
             with suppress(ValueError):
                 self.pools_at(ratio)
-                fitting.append((0.0 if saved is None else saved, -ratio))
+                fitting.append((advice.saved[POLICY_3].get(f"{ratio:g}", 0.0), -ratio))
         return -max(fitting)[1]
 
 

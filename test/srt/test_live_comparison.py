@@ -104,6 +104,7 @@ def test_rows_that_exist_are_not_measured_again_and_the_table_has_their_medians(
                     "ttft_ms": {"p50": 10.0 + 10 * place + 2 * run, "p95": 100.0},
                     "token_hit_rate": 0.5,
                     "requests_per_s": 2.0,
+                    "server_cpu_seconds": 40.0 - place,
                 }
             )
             requests.append(
@@ -125,4 +126,5 @@ def test_rows_that_exist_are_not_measured_again_and_the_table_has_their_medians(
     assert live_comparison.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "11.0" in printed and "21.0 (x 1.91)" in printed, "medians, and the ratio to stock"
+    assert "39.0 (x 0.97)" in printed, "CPU seconds"
     assert "100.0 (+100.0)" in printed, "FLOPs saved in points"

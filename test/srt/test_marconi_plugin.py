@@ -119,11 +119,16 @@ def test_a_hybrid_model_passes(model):
             "--marconi-admission is judicious but --chunked-prefill-size is -1",
         ),
         (["--radix-eviction-policy", "lfu"], "--radix-eviction-policy is 'lfu'; allowed is lru"),
+        (["--enable-unified-memory"], "is set, which the tuner does not simulate"),
     ],
 )
 def test_flags_that_exclude_marconi(model, argv, words):
     with pytest.raises(MarconiConfigError, match=words):
         check(model, *argv)
+
+
+def test_unified_memory_goes_with_a_weight_that_is_given(model):
+    check(model, "--enable-unified-memory", "--marconi-eff-weight", "0.5")
 
 
 def test_another_order_of_kv_goes_with_the_state_pool_alone(model):

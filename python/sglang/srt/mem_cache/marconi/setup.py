@@ -48,10 +48,11 @@ class MarconiSetup:
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""
         config = self.config
+        memory = " of one memory" if self.shared_memory else ""
         return (
             f"Marconi is active: policy {config.marconi_evict_policy} ({config.policy_name}), "
             f"eff weight {config.marconi_eff_weight}, savings {config.marconi_savings}, "
-            f"pools {config.marconi_evict_pools}, admission {config.marconi_admission}, "
+            f"pools {config.marconi_evict_pools}{memory}, admission {config.marconi_admission}, "
             f"cost model {self.description}, tree core {tree}"
         )
 
