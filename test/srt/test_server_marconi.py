@@ -51,6 +51,30 @@ def outputs(server: Server, prompts: list[list[int]], tokens: int) -> tuple[list
     return [answer["output_ids"] for answer in answers], cached
 
 
+def cached_answers_equal_uncached(
+    server: Server, prompts: list[list[int]], *, checked: int
+) -> tuple[dict, list, int]:
+    """Ask for all prompts, after about ``checked`` of them were asked of an empty cache each.
+
+    Returns:
+        The server's counters before all were asked, the answers, and the prompt tokens that came
+        from the cache.
+    """
+    uncached = []
+    for prompt in prompts[:: len(prompts) // checked]:
+        server.flush_cache()
+        answers, cached = outputs(server, [prompt], 12)
+        uncached.append((prompt, answers[0]))
+        assert cached == 0
+    server.flush_cache()
+    before = marconi_state(server)
+    answers, cached = outputs(server, prompts, 12)
+    by_prompt = {tuple(p): a for p, a in zip(prompts, answers, strict=True)}
+    for prompt, answer in uncached:
+        assert by_prompt[tuple(prompt)] == answer
+    return before, answers, cached
+
+
 @pytest.mark.parametrize("strategy", ["no_buffer", "extra_buffer"])
 def test_answers_do_not_depend_on_the_cache(strategy):
     """Float32, evictions forced: greedy outputs equal those of a flushed server, token for token.
@@ -62,18 +86,7 @@ def test_answers_do_not_depend_on_the_cache(strategy):
     model = tiny_model("qwen3-next", "float32")
     with launch_server(model, *TIGHT_POOLS, *arguments) as server:
         prompts = conversations(seed=1)
-        uncached = []
-        for prompt in prompts[:: len(prompts) // 16]:
-            server.flush_cache()
-            answers, cached = outputs(server, [prompt], 12)
-            uncached.append((prompt, answers[0]))
-            assert cached == 0
-        server.flush_cache()
-        before = marconi_state(server)
-        answers, cached = outputs(server, prompts, 12)
-        by_prompt = {tuple(p): a for p, a in zip(prompts, answers, strict=True)}
-        for prompt, answer in uncached:
-            assert by_prompt[tuple(prompt)] == answer
+        before, _, cached = cached_answers_equal_uncached(server, prompts, checked=16)
 
         state = marconi_state(server)
         assert cached > 0 and state["states_evicted"] - before["states_evicted"] > 20

@@ -6,7 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from server_harness import launch_server, tiny_model
-from test_server_marconi import TIGHT_POOLS, conversations, marconi_state, outputs
+from test_server_marconi import (
+    TIGHT_POOLS,
+    cached_answers_equal_uncached,
+    conversations,
+    marconi_state,
+    outputs,
+)
 
 pytestmark = pytest.mark.server
 
@@ -23,18 +29,7 @@ def test_answers_do_not_depend_on_what_shares_memory_with_them():
     with launch_server(model, *arguments) as server:
         assert "policy 3 (value)" in server.log() and "pools both of one memory" in server.log()
         prompts = conversations(seed=1)
-        uncached = []
-        for prompt in prompts[:: len(prompts) // 12]:
-            server.flush_cache()
-            answers, cached = outputs(server, [prompt], 12)
-            uncached.append((prompt, answers[0]))
-            assert cached == 0
-        server.flush_cache()
-        before = marconi_state(server)
-        answers, cached = outputs(server, prompts, 12)
-        by_prompt = {tuple(p): a for p, a in zip(prompts, answers, strict=True)}
-        for prompt, answer in uncached:
-            assert by_prompt[tuple(prompt)] == answer
+        before, answers, cached = cached_answers_equal_uncached(server, prompts, checked=12)
 
         state = marconi_state(server)
         assert cached > 0 and state["hit_tokens"] - before["hit_tokens"] == cached
