@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sglang.srt.marconi_utils import ModelCost, pool_bytes
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
-from sglang.srt.mem_cache.marconi.value import PrefixClass, ReuseOdds, ValuePolicy
+from sglang.srt.mem_cache.marconi.value import PrefixClass, ReuseOdds, Role, ValuePolicy
 from tree_harness import TreeHarness, random_life, sequence, server_context
 from unified_pools import KV_BYTES
 
@@ -95,14 +95,17 @@ def test_stock_gives_kv_where_states_are_short():
 
 
 class Odds(ReuseOdds):
-    """Fixed rates by class."""
+    """Fixed rates by role."""
 
     def __init__(self, **rates: float) -> None:
         super().__init__()
-        self._fixed = {PrefixClass(name): rate for name, rate in rates.items()}
+        self._fixed = {Role(name): rate for name, rate in rates.items()}
 
-    def rate(self, kind: PrefixClass, level: int) -> float:
-        return self._fixed[kind]
+    def rate(self, kind: PrefixClass, age: int) -> float:
+        return self._fixed[kind.role]
+
+    def least_rate(self, kind: PrefixClass, level: int) -> float:
+        return self._fixed[kind.role]
 
 
 def value_harness(**rates: float) -> TreeHarness:
