@@ -4,6 +4,7 @@ python patches/build_fork.py --wheel dist              # sglang-0.5.4+marconi.0.
 python patches/build_fork.py --install .venv/bin/python     # or patch an environment in place
 python patches/build_fork.py --uninstall .venv/bin/python   # and take it back, byte for byte
 python patches/build_fork.py --tree ~/sglang                # or patch a checkout of the tag
+python patches/build_fork.py --series patches/v0.5.23 --tree ~/sglang    # another release
 python patches/build_fork.py --locate ~/sglang              # where the hunks belong in another one
 """
 
@@ -24,9 +25,7 @@ REPOSITORY = PATCHES.parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Build SGLang 0.5.4 with Marconi's eviction patched in."
-    )
+    parser = argparse.ArgumentParser(description="Build SGLang with Marconi's eviction patched in.")
     parser.add_argument("--series", type=Path, default=PATCHES / "v0.5.4", help="its directory")
     parser.add_argument("--base", type=Path, help="release's wheel; default: the package index")
     what = parser.add_mutually_exclusive_group(required=True)

@@ -26,9 +26,14 @@ def build_wheel(series: Series, marconi_version: str, out: Path, base: Path | No
         base: the release's wheel; ``None`` to take it from the package index.
 
     Raises:
-        SeriesError: the base is another wheel, the series does not apply, or a module of the
-            result does not compile. Nothing is left in ``out``.
+        SeriesError: there is no one wheel of the release, the base is another, the series does not
+            apply, or a module of the result does not compile. Nothing is left in ``out``.
     """
+    if series.wheel_sha256 is None:
+        raise SeriesError(
+            f"{series.distribution} {series.version} has a wheel for each platform, and none is "
+            f"built of it; allowed are --install and --tree"
+        )
     with tempfile.TemporaryDirectory(prefix="sglang-fork-") as scratch:
         wheel = base or download(series, Path(scratch) / "download")
         if hashlib.sha256(wheel.read_bytes()).hexdigest() != series.wheel_sha256:

@@ -43,7 +43,7 @@ class Series:
     Attributes:
         distribution: name on the package index.
         version: the release.
-        wheel_sha256: of the release's wheel there.
+        wheel_sha256: of the release's wheel there; ``None`` where it has one for each platform.
         hunks: insertions by file, in order; file names are those of an installed package.
         sha256: of every touched or subclassed file of the release.
         modules: files to add, by their name in an installed package.
@@ -51,7 +51,7 @@ class Series:
 
     distribution: str
     version: str
-    wheel_sha256: str
+    wheel_sha256: str | None
     hunks: dict[str, tuple[Hunk, ...]]
     sha256: dict[str, str]
     modules: dict[str, Path]
@@ -175,13 +175,13 @@ def load_series(directory: Path, package_root: Path) -> Series:
                 raise SeriesError(f"{path.name}: base.toml has no sha256 for {name}")
             hunks[name] = found
     own = directory / "modules"
-    modules = {file: own / file for file in _python_files(own, ".")}
+    modules = {file: own / file for file in _python_files(own, ".")} if own.is_dir() else {}
     for shared in base["shared"]:
         modules |= {file: package_root / file for file in _python_files(package_root, shared)}
     return Series(
         base["distribution"],
         base["version"],
-        base["wheel_sha256"],
+        base.get("wheel_sha256"),
         hunks,
         base["sha256"],
         dict(sorted(modules.items())),

@@ -7,7 +7,7 @@ chosen and goes. What is hit is mostly recent; FLOPs saved per byte are those of
 log-normal lengths, in whole blocks of 64 tokens. The history begins 20 ticks a prefix back, so
 that old prefixes lie far apart. Times are of this process's CPU; ``worst`` is the slowest single
 step, ``k`` the mean number of candidates that no other one undercuts in both last access and
-efficiency.
+efficiency. What the clock makes of policy 3's prefixes (they grow older) counts as an update.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from sglang.srt.marconi_utils import cost_by_name
 from sglang.srt.mem_cache.marconi.candidates import Candidates
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import SurvivingSavings, flop_efficiency
+from sglang.srt.mem_cache.marconi.value import ValuePolicy
 
 BLOCK = 64
 MODEL = "Qwen3-Next-80B-A3B-Instruct"
 #: Beyond this a scan takes seconds a victim.
 LARGEST_SCAN = 10_000
 SCANNED_STEPS = 200
+SETTLING_STEPS = 50_000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,16 +42,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--prefixes", type=int, nargs="+", default=[10**n for n in range(3, 7)])
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--eff-weight", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--policy", type=int, nargs="+", default=[2, 3], choices=[2, 3])
+    parser.add_argument("--eff-weight", type=float, nargs="+", default=[0.5], help="of policy 2")
     options = parser.parse_args(argv)
     print(
-        "| prefixes | alpha | index, µs a step | of it the decision | worst, ms "
+        "| prefixes | policy | alpha | µs a step | of it the decision | worst, ms "
         "| scan, µs a step | k | bytes a prefix |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for prefixes in options.prefixes:
-        for eff_weight in options.eff_weight:
+        for eff_weight in options.eff_weight if 2 in options.policy else ():
             print(measured(prefixes, eff_weight, options.steps).row(), flush=True)
+        if 3 in options.policy:
+            print(measured_value(prefixes, options.steps).row(), flush=True)
 
 
 @dataclass
@@ -57,26 +62,63 @@ class Measured:
     """Figures of one size; times in µs a step, ``worst`` too."""
 
     prefixes: int
-    eff_weight: float
+    policy: int
     step: float
     decision: float
     worst: float
-    scan: float | None
-    staircase: float
     bytes: float
+    eff_weight: float | None = None
+    scan: float | None = None
+    staircase: float | None = None
 
     def row(self) -> str:
-        scan = "" if self.scan is None else f"{self.scan:,.0f}"
-        return (
-            f"| {self.prefixes:,} | {self.eff_weight:g} | {self.step:.1f} | {self.decision:.1f} "
-            f"| {self.worst / 1000:.2f} | {scan} | {self.staircase:.1f} | {self.bytes:,.0f} |"
+        weight, scan, staircase = (
+            "" if value is None else format(value, form)
+            for value, form in (
+                (self.eff_weight, "g"),
+                (self.scan, ",.0f"),
+                (self.staircase, ".1f"),
+            )
         )
+        return (
+            f"| {self.prefixes:,} | {self.policy} | {weight} | {self.step:.1f} "
+            f"| {self.decision:.1f} | {self.worst / 1000:.2f} | {scan} | {staircase} "
+            f"| {self.bytes:,.0f} |"
+        )
+
+
+class ValueCandidates:
+    """Policy 3 for the state pool, asked and told as :class:`Candidates` are."""
+
+    def __init__(self) -> None:
+        self.policy = ValuePolicy(cost_by_name(MODEL), frozenset({Pool.STATE}))
+        self._known: set[int] = set()
+
+    def put(self, prefix: CachedPrefix) -> None:
+        if prefix.id in self._known:
+            self.policy.on_hit(prefix, prefix.last_access)
+        else:
+            self._known.add(prefix.id)
+            self.policy.on_insert(prefix, prefix.last_access)
+
+    def pass_time(self, now: int) -> None:
+        self.policy.victim(Pool.STATE, now)
+
+    def lowest(self, now: int, eff_weight: float) -> CachedPrefix | None:
+        return self.policy.victim(Pool.STATE, now)
+
+    def discard(self, prefix: CachedPrefix) -> None:
+        self._known.remove(prefix.id)
+        self.policy.on_remove(prefix)
+
+
+AnyCandidates = Candidates | ScannedCandidates | ValueCandidates
 
 
 class History:
     """A pool of constant size; prefixes enter, are hit, and leave as its candidates say."""
 
-    def __init__(self, prefixes: int, candidates: Candidates | ScannedCandidates) -> None:
+    def __init__(self, prefixes: int, candidates: AnyCandidates) -> None:
         self.candidates = candidates
         self.rng = random.Random(prefixes)
         self.next_id = 0
@@ -121,6 +163,8 @@ class History:
         updates = clock() - before
         before = clock()
         self.insert(self.now)
+        if isinstance(self.candidates, ValueCandidates):
+            self.candidates.pass_time(self.now + 1)
         updates += clock() - before
         before = clock()
         victim = self.candidates.lowest(self.now + 1, eff_weight)
@@ -154,13 +198,33 @@ def measured(prefixes: int, eff_weight: float, steps: int) -> Measured:
             history.step(eff_weight)
     return Measured(
         prefixes,
-        eff_weight,
+        2,
         step=statistics.fmean(map(sum, times)) * 1e6,
         decision=statistics.fmean(decision for _, decision in times) * 1e6,
         worst=max(map(sum, times)) * 1e6,
+        bytes=memory(lambda: Candidates(Pool.STATE, price()), list(indexed)) / prefixes,
+        eff_weight=eff_weight,
         scan=scan,
         staircase=statistics.fmean(steps_of_staircase),
-        bytes=memory(list(indexed)) / prefixes,
+    )
+
+
+def measured_value(prefixes: int, steps: int) -> Measured:
+    candidates = ValueCandidates()
+    history = History(prefixes, candidates)
+    # The history that was made up has too many young prefixes for one that goes on like this.
+    for _ in range(min(2 * prefixes, SETTLING_STEPS)):
+        history.step(0.0)
+    gc.collect()
+    times = [history.step(0.0) for _ in range(steps)]
+    cached = [prefix for prefix in history.recent if prefix.has_state]
+    return Measured(
+        prefixes,
+        3,
+        step=statistics.fmean(map(sum, times)) * 1e6,
+        decision=statistics.fmean(decision for _, decision in times) * 1e6,
+        worst=max(map(sum, times)) * 1e6,
+        bytes=memory(ValueCandidates, cached) / prefixes,
     )
 
 
@@ -173,17 +237,18 @@ def staircase(candidates: Candidates, efficiency: Callable[[CachedPrefix], float
     return length
 
 
-def memory(prefixes: list[CachedPrefix]) -> int:
+def memory(
+    make: Callable[[], Candidates | ValueCandidates], prefixes: Sequence[CachedPrefix]
+) -> int:
     """Bytes that an index of ``prefixes`` takes, the prefixes themselves not counted."""
-    efficiency = price()
     gc.collect()
     tracemalloc.start()
-    index = Candidates(Pool.STATE, efficiency)
+    index = make()
     for prefix in prefixes:
         index.put(prefix)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return size if len(index) == len(prefixes) else 0
+    return size
 
 
 if __name__ == "__main__":

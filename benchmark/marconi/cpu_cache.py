@@ -15,17 +15,24 @@ from unittest import mock
 import torch
 from sglang.srt.configs.mamba_utils import Mamba2CacheParams, Mamba2StateShape
 from sglang.srt.marconi_utils import ModelCost
-from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+from sglang.srt.mem_cache.allocator import (
+    BaseTokenToKVPoolAllocator,
+    TokenToKVPoolAllocator,
+)
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
+from sglang.srt.mem_cache.mamba_radix_shared import is_shared
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.mirror import Segment
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+from sglang.srt.runtime_context import get_parallel
+from unified_pools import make_unified_pools
 
 FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
 
@@ -56,8 +63,10 @@ def server_context(chunk: int = 8, max_states_per_path: int = -1) -> Iterator[No
     readers = (
         "sglang.srt.mem_cache.unified_cache.components.mamba",
         "sglang.srt.mem_cache.rust_tree_core.adapter",
+        "sglang.srt.mem_cache.mamba_radix_core",
     )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(get_parallel().override(attn_dcp_size=1, attn_dcp_rank=0))
         for reader in map(importlib.import_module, readers):
             for name, answer in answers.items():
                 if hasattr(reader, name):
@@ -113,9 +122,12 @@ class CpuCache:
 
     Attributes:
         policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
-            a method ``attach`` is given the cache that it serves.
-        core: tree core of the stock cache, "python" or "rust".
+            a method ``attach`` is given the tree that it serves.
+        core: tree core, "python" or "rust".
         options: further Marconi options, by field name.
+        elastic: the pools share their bytes, as under ``--enable-unified-memory``; a policy of
+            one's own is then one that orders both.
+        kv_events: the cache tells of the KV blocks that come and go.
         kv_order: as ``--radix-eviction-policy``: SGLang's own order of KV leaves.
         kv_order_config: as ``--radix-eviction-policy-config``, by keyword.
     """
@@ -129,9 +141,11 @@ class CpuCache:
     options: dict[str, Any] = field(default_factory=dict)
     kv_order: str = "lru"
     kv_order_config: dict[str, Any] | None = None
+    elastic: bool = False
+    kv_events: bool = False
 
     def __post_init__(self) -> None:
-        self.requests, self.allocator = make_pools(self.kv_tokens, self.state_slots)
+        self.requests, self.allocator = self._make_pools()
         params = CacheInitParams(
             disable=False,
             req_to_token_pool=self.requests,
@@ -142,6 +156,7 @@ class CpuCache:
             eviction_policy=self.kv_order,
             eviction_policy_config=self.kv_order_config,
             enable_session_radix_cache=self.sessions,
+            enable_kv_cache_events=self.kv_events,
         )
         if self.policy is None:
             self.cache = UnifiedRadixCache(params)
@@ -151,11 +166,19 @@ class CpuCache:
         config = MarconiConfig.from_options({"marconi_evict_policy": number, **self.options})
         assert config is not None
         savings = SAVINGS[config.marconi_savings](self.cost)
-        setup = MarconiSetup(config, self.cost, savings, policy=own)
+        setup = MarconiSetup(
+            config, self.cost, savings, policy=own, shared_memory=is_shared(self.allocator)
+        )
         self.cache = MambaRadixCache(params, setup=setup)
         attach = getattr(own, "attach", None)
         if attach is not None:
-            attach(self.cache)
+            attach(self.cache.tree)
+
+    def _make_pools(self) -> tuple[HybridReqToTokenPool, BaseTokenToKVPoolAllocator]:
+        if not self.elastic:
+            return make_pools(self.kv_tokens, self.state_slots)
+        weight = self.cost.state_bytes / self.cost.kv_bytes_per_token
+        return make_unified_pools(self.kv_tokens, self.state_slots, weight)
 
     def alloc_kv(self, tokens: int) -> torch.Tensor | None:
         """``tokens`` KV slots, evicting as a scheduler does; ``None`` if that was not enough."""
@@ -168,7 +191,7 @@ class CpuCache:
     def alloc_state(self, count: int = 1) -> torch.Tensor | None:
         """``count`` state slots, evicting as a scheduler does; ``None`` if that was not enough."""
         allocator = self.requests.mamba_allocator
-        missing = count - allocator.available_size()
+        missing = count - allocator.schedulable_available_size()
         if missing > 0:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=missing))
         slots: torch.Tensor | None = allocator.alloc(count)
@@ -222,9 +245,10 @@ def radix_key(tokens: list[int]) -> RadixKey:
 
 
 def path_tokens(node: Any) -> tuple[int, ...]:
-    """All tokens from the root to the end of a node of the Python tree core."""
+    """All tokens from the root to the end of a node of the Python tree core, or of a mirror."""
     parts: list[list[int]] = []
     while node.parent is not None:
-        parts.append(list(node.key.raw_token_ids()))
+        key = node.key
+        parts.append(list(key.tokens if isinstance(key, Segment) else key.raw_token_ids()))
         node = node.parent
     return tuple(itertools.chain.from_iterable(reversed(parts)))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 from live.server_api import flush_cache, marconi_counters
 
@@ -65,6 +66,12 @@ class Server:
     def flush_cache(self) -> None:
         """Empty the prefix cache once the last request is on its way out."""
         flush_cache(self.base_url)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all its processes since the start: unlike latency, it knows no neighbours."""
+        root = psutil.Process(self.process.pid)
+        times = [one.cpu_times() for one in (root, *root.children(recursive=True))]
+        return float(sum(one.user + one.system for one in times))
 
     def marconi_counters(self) -> Mapping[str, Any] | None:
         """Marconi's counters since the start; None for stock SGLang, which has none."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo_servers import ServerFailed, launch_servers
+from demo_servers import Server, ServerFailed, launch_servers
 from live.client import APIS
 from live.history import TokenSource
 from live.rows import counted_between, mean_rows, request_row, summary, table
@@ -166,7 +166,7 @@ def measure(
     target: Target, run: int, turns: Sequence[Turn], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Play the workload against one server once; returns the row, which is also written."""
-    with reachable(target, options) as url:
+    with reachable(target, options) as (url, server):
         player = Player(
             url,
             TokenSource(make_selection(options).scaled_block, options.vocab_size),
@@ -185,7 +185,10 @@ def measure(
 
             player.play(turns[: options.warm_up], pace, advance)
             before = marconi_counters(url)
+            busy = None if server is None else server.cpu_seconds()
             sent = player.play(turns[options.warm_up :], pace, advance)
+        if server is not None and busy is not None:
+            busy = server.cpu_seconds() - busy
         counted = counted_between(before, marconi_counters(url))
     row = {
         "trace": options.trace.name,
@@ -197,21 +200,30 @@ def measure(
         "warm_up": options.warm_up,
         "scale_lengths": options.scale_lengths,
         **summary(sent),
+        "server_cpu_seconds": busy,
         "marconi": counted,
     }
     append(options.out, [row])
     append(
         options.per_request,
-        [{"server": target.label, "run": run, **request_row(one)} for one in sent],
+        [
+            {
+                "trace": options.trace.name,
+                "server": target.label,
+                "run": run,
+                **request_row(one),
+            }
+            for one in sent
+        ],
     )
     return row
 
 
 @contextmanager
-def reachable(target: Target, options: argparse.Namespace) -> Iterator[str]:
-    """The target's address; a server that must be started runs until the block ends."""
+def reachable(target: Target, options: argparse.Namespace) -> Iterator[tuple[str, Server | None]]:
+    """The target's address, and the server where it had to be started; it ends with the block."""
     if target.url is not None:
-        yield target.url
+        yield target.url, None
         return
     with tempfile.TemporaryDirectory(prefix="replay-") as scratch:
         logs = options.log_dir or Path(scratch)
@@ -219,7 +231,7 @@ def reachable(target: Target, options: argparse.Namespace) -> Iterator[str]:
         flags = {"".join(c if c.isalnum() else "-" for c in target.label)[:60]: target.arguments}
         with launch_servers(options.model, flags, logs, port=options.port) as servers:
             (server,) = servers.values()
-            yield server.base_url
+            yield server.base_url, server
 
 
 def append(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:

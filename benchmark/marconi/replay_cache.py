@@ -11,64 +11,23 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from cpu_cache import CpuCache
-from lab.losses import Loss, LossLedger, chain_hashes
+from lab.losses import LossLedger, chain_hashes
+from lab.served import CHUNK_TOKENS, GRID_TOKENS, TRACK_TOKENS, Served, named_blocks
 from sglang.srt.managers.schedule_batch import ReqKvInfo
-from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 from sglang.srt.mem_cache.marconi.admission import ADMISSIONS, Chunk, forwards
 from traces import Request
 
-#: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval`` of the simulated server.
-CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
-#: Tokens between the depths at which a prefill can leave a state: the kernels' chunk.
-GRID_TOKENS = 64
 #: One in so many requests that wait has its prefix touched before it is scheduled.
 TOUCH_INTERVAL = 32
 #: State slots that a running request holds under ``extra_buffer``; one less on a server that
 #: schedules without overlap, as all do on a CPU.
 WORKING_STATES = 3
-
-
-@dataclass(frozen=True)
-class BlockCost:
-    """A model's cost where the unit of length is a block of ``block_tokens`` tokens."""
-
-    model: ModelCost
-    block_tokens: int
-
-    @property
-    def kv_bytes_per_token(self) -> float:
-        return self.model.kv_bytes_per_token * self.block_tokens
-
-    @property
-    def state_bytes(self) -> float:
-        return self.model.state_bytes
-
-    def flops(self, start: int, end: int) -> float:
-        return self.model.flops(start * self.block_tokens, end * self.block_tokens)
-
-
-@dataclass
-class Served:
-    """What one request found; in tokens.
-
-    Attributes:
-        served: ``False`` where the request did not fit even alone.
-        lost: blocks seen before that had to be computed again.
-        ttft_seconds: modelled time to the first token, ``None`` where time is not modelled.
-    """
-
-    input_tokens: int
-    hit_tokens: int
-    served: bool = True
-    lost: Loss = field(default_factory=Loss)
-    ttft_seconds: float | None = None
 
 
 class OutOfMemory(Exception):
@@ -116,12 +75,7 @@ class Replay:
             index: the request's place in the trace, counted from 0; a policy with a method
                 ``begin(index, prompt_ids, output_ids)`` is told.
         """
-        # The last token of a reply is never fed back, so it has no KV.
-        computed = request.input_length + max(request.output_length, 1) - 1
-        count = computed // self.block_tokens
-        prompt = list(request.prompt_ids[: request.input_length // self.block_tokens])
-        output = list(request.output_ids[: count - len(prompt)])
-        output += itertools.islice(self._fresh, count - len(prompt) - len(output))
+        prompt, output = named_blocks(request, self.block_tokens, self._fresh)
         observe = getattr(self.cache.policy, "begin", None)
         if observe is not None:
             observe(index, prompt, output)

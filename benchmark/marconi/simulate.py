@@ -5,7 +5,8 @@
 
 One JSON row a run. Sizes: --kv-tokens with --state-slots, --memory-gib (any number of them), or
 --capacity starved,middle,ample, found for each trace by stock LRU's own result. With --out a sweep
-that was interrupted goes on where it stopped. --engine paper simulates the paper's world instead:
+that was interrupted goes on where it stopped. --base 0.5.4 asks the cache of that release, in
+the environment that `make setup-fork` makes. --engine paper simulates the paper's world instead:
 one byte budget, policies vllm+, sglang+, marconi, marconi:ALPHA.
 """
 
@@ -18,20 +19,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lab.bases import BASES, enter
 from lab.capacity import CAPACITIES, find_capacities
 from lab.costs import DEFAULT_RATIO
 from lab.run import check_spec
 from lab.service import ServiceTimes
-from lab.spec import RunSpec, with_memory
+from lab.spec import DEFAULT_BASE, RunSpec, with_memory
 from lab.sweep import BACKENDS, connect, sweep
 from policies import policy_help
 from traces import read_trace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the rows; 1 where a run failed."""
+    """Print the rows; 1 where a run failed.
+
+    Where another interpreter has the base, the process becomes that one.
+    """
     options = parse_arguments(argv)
     try:
+        enter(BASES[options.base], [__file__, *(sys.argv[1:] if argv is None else argv)])
         specs = list(plan(options))
         for spec in specs:
             check_spec(spec)
@@ -63,6 +69,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--policy", default="lru,server:2", help="comma-separated, see below")
     what.add_argument("--model", required=True, help="a known name, or a config.json")
     what.add_argument("--engine", choices=("sglang", "shadow", "paper"), default="sglang")
+    what.add_argument(
+        "--base", choices=tuple(BASES), default=DEFAULT_BASE, help="release of SGLang to drive"
+    )
     what.add_argument("--paper-mode", choices=("corrected", "as_published"), default="corrected")
     what.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
 
@@ -76,7 +85,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--memory",
         choices=("static", "elastic"),
         default="static",
-        help="a pool each for KV and states, or one budget of bytes for both (--engine shadow)",
+        help="a pool each for KV and states, or one for both, as --enable-unified-memory",
     )
 
     server = parser.add_argument_group("the simulated server")
@@ -126,6 +135,7 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
             paper_mode=options.paper_mode,
             labels=dict(map(_label, options.label)),
             memory=options.memory,
+            base=options.base,
         )
         for sized in _sizes(base, options):
             for policy in options.policy.split(","):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.spec import DEFAULT_BASE
 from lab.sweep import finished_rows
 
 Row = dict[str, Any]
@@ -47,6 +48,8 @@ def table(rows: Iterable[Row]) -> str:
 def _size(row: Row) -> tuple[str, ...]:
     memory = f"{row['memory_gib']:g} GiB" if row["memory_gib"] else f"{row['kv_tokens']} tokens"
     extra = [row["capacity"] or ""]
+    if row.get("base", DEFAULT_BASE) != DEFAULT_BASE:
+        extra.append(f"SGLang {row['base']}")
     if row["admission"] != "sglang":
         extra.append(row["admission"])
     if row["concurrency"]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.costs import load_cost, split_memory
-from replay_cache import CHUNK_TOKENS, TRACK_TOKENS
+from lab.served import CHUNK_TOKENS, TRACK_TOKENS
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sglang.srt import marconi_wiring
 from sglang.srt.configs.mamba_utils import Mamba2CacheParams, Mamba2StateShape
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
@@ -64,6 +66,17 @@ def make_pools(
     return requests, allocator
 
 
+def read_options(policy: int, options: Mapping[str, Any]) -> MarconiConfig:
+    """What this release's server makes of a policy number and further options, by field name.
+
+    Raises:
+        MarconiConfigError: a value is not allowed.
+    """
+    config = marconi_wiring.read_options({"marconi_evict_policy": policy, **options})
+    assert config is not None
+    return config
+
+
 @dataclass(frozen=True)
 class Match:
     """What a lookup found.
@@ -86,7 +99,8 @@ class CpuCache:
     """A cache and its pools, one request at a time.
 
     Attributes:
-        policy: Marconi policy number, or a policy of one's own; ``None`` for stock.
+        policy: Marconi policy number, or a policy of one's own; ``None`` for stock. One that has
+            a method ``attach`` is given the tree that it serves.
         options: further Marconi options, by field name.
     """
 
@@ -102,12 +116,14 @@ class CpuCache:
             self.cache = MambaRadixCache(self.requests, self.allocator, page_size=1)
             return
         own = None if isinstance(self.policy, int) else self.policy
-        number = self.policy if own is None else 2
-        config = MarconiConfig.from_options({"marconi_evict_policy": number, **self.options})
-        assert config is not None
+        number = self.policy if isinstance(self.policy, int) else 2
+        config = read_options(number, self.options)
         savings = SAVINGS[config.marconi_savings](self.cost)
         setup = MarconiSetup(config, self.cost, savings, policy=own)
         self.cache = MarconiRadixCache(self.requests, self.allocator, 1, setup=setup)
+        attach = getattr(own, "attach", None)
+        if attach is not None:
+            attach(self.cache)
 
     @staticmethod
     def key(tokens: list[int]) -> RadixKey:
@@ -142,6 +158,17 @@ class CpuCache:
         """Tokens of ``tokens`` that a request would not have to prefill."""
         return self.match(tokens).device_prefix_len
 
+    def kv_alive(self, tokens: list[int]) -> int:
+        """Leading tokens whose KV is cached, right after they were looked up."""
+        rest, node = self.key(tokens), self.cache.root_node
+        while len(rest):
+            # The lookup split the tree where it ended: what it shared is whole nodes.
+            node = node.children.get(self.cache.get_child_key_fn(rest))
+            if node is None:
+                break
+            rest = rest[len(node.key) :]
+        return len(tokens) - len(rest)
+
     def lock(self, node: Any) -> Any:
         """Keep ``node``'s path and state; returns what :meth:`unlock` takes."""
         self.cache.inc_lock_ref(node)
@@ -152,22 +179,18 @@ class CpuCache:
 
     def commit(
         self, tokens: list[int], held: torch.Tensor, fresh: torch.Tensor, state: torch.Tensor
-    ) -> Any:
+    ) -> None:
         """Give ``tokens`` to the tree with a state at their end.
 
         Args:
             held: KV slots of the leading tokens, which the tree owns and a lock keeps.
             fresh: KV slots of all other tokens; those that the tree has already are freed.
             state: freed if there is one already.
-
-        Returns:
-            The node at their end.
         """
         known, exists = self.cache.insert(self.key(tokens), torch.cat([held, fresh]), state)
         self.allocator.free(fresh[: max(known - len(held), 0)])
         if exists:
             self.free_state(state)
-        return self.cache.match_prefix(self.key(tokens)).last_device_node
 
     def insert(self, tokens: list[int]) -> bool:
         """Cache ``tokens`` with a state at their end; ``False`` if memory could not be found.

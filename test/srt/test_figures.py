@@ -15,7 +15,7 @@ from pictures import Absent, Picture, Row, draw_all, read_rows
 from pictures.alphas import alpha_sweep
 from pictures.by_memory import cache_size, contention
 from pictures.catalogue import FIGURES
-from pictures.common import by_policy, places, thinned
+from pictures.common import by_policy, panel_of, panel_titles, places, thinned
 from pictures.compared import against_lru, against_vllm, first_token, pairs_with
 from pictures.label_sweeps import arrivals, models
 from pictures.lengths import by_length
@@ -370,6 +370,14 @@ def test_capacities_of_a_panel_span_from_the_smallest_to_the_largest() -> None:
     assert places(sized, 1) == [6.0]
     named = rows_of([record("lru", capacity=name) for name in ("ample", "starved", "middle")])
     assert places(named, 3) == ["starved", "middle", "ample"]
+
+
+def test_another_release_is_another_panel() -> None:
+    """Rows of before there was a choice are the product's release's."""
+    rows = rows_of([record("lru"), record("lru", base="0.5.23"), record("lru", base="0.5.4")])
+    assert len({row.setting for row in rows}) == 2
+    titles = panel_titles([panel_of(row) for row in rows])
+    assert any("SGLang 0.5.4" in title for title in titles)
 
 
 def test_losses_add_up_to_all_prompt_tokens(rows: list[Row]) -> None:

@@ -39,6 +39,7 @@ def test_stock_lru_saves_the_share_of_the_infinite_cache(spec, tmp_path):
     assert found["starved"] < found["middle"] < found["ample"]
     text = table(rows)
     assert all(name in text for name in CAPACITIES) and f"{found['middle']:g} GiB" in text
+    assert "SGLang 0.5.4" in table([{**rows[0], "base": "0.5.4"}]) and "SGLang" not in text
 
 
 @given(st.floats(0.05, 300), st.floats(0.01, 0.6), st.floats(0.01, 0.39), st.floats(0, 1))

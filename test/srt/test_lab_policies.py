@@ -11,6 +11,7 @@ import pytest
 from cpu_cache import EXAMPLE_COST, CpuCache, path_tokens, server_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.served import BlockCost
 from policies import PolicyContext, PolicyError, cache_arguments, check_policy
 from policies.clairvoyant import ClairvoyantPolicy
 from policies.gdsf import GdsfPolicy
@@ -19,7 +20,7 @@ from policies.prompt_tree import PromptTree, first_after
 from policies.rank import RankPolicy
 from policies.seglen import SegmentLengthPolicy
 from policies.superseded import SupersededFirstPolicy
-from replay_cache import BlockCost, Replay
+from replay_cache import Replay
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import SurvivingSavings, flop_efficiency
 from test_simulate import chat_trace
@@ -252,9 +253,9 @@ class CheckedClairvoyant(ClairvoyantPolicy):
         self._prompts = prompts
         self.checked = 0
 
-    def attach(self, cache) -> None:
-        super().attach(cache)
-        self._core = cache.tree_core
+    def attach(self, tree) -> None:
+        super().attach(tree)
+        self._core = tree
 
     def victim(self, pool, now, excluding=()):
         victim = super().victim(pool, now, excluding)

@@ -51,6 +51,17 @@ def test_rows_have_the_keys_of_the_real_lab(trace):
     assert row["run"] != real["run"]
 
 
+@pytest.mark.parametrize(
+    "changes", [{"policy": "cap:1"}, {"admission": "judicious"}], ids=["cap", "admission"]
+)
+def test_the_path_cap_and_the_admission_are_those_of_the_real_lab(trace, changes):
+    changes = {"state_slots": 100, **changes}
+    row, real = (simulate(spec(trace, engine=engine, **changes)) for engine in ("shadow", "sglang"))
+    assert row["flops_saved"] == pytest.approx(real["flops_saved"], abs=0.02)
+    plain = simulate(spec(trace, state_slots=100))
+    assert row["flops_saved"] != plain["flops_saved"]
+
+
 def test_one_budget_saves_more_than_a_split_that_wastes_states(trace):
     saved = {
         (memory, policy): simulate(
@@ -90,10 +101,9 @@ def context(made: RunSpec) -> PolicyContext:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"engine": "sglang", "memory": "elastic"}, "--memory is elastic but --engine is sglang"),
+        ({"engine": "paper", "memory": "elastic"}, "--memory is elastic but --engine is paper"),
         ({"memory": "elastic", "policy": "gdsf"}, "allowed with --memory elastic are"),
         ({"memory": "elastic", "policy": "marconi:1"}, "allowed with --memory elastic are"),
-        ({"policy": "cap:2"}, "it needs --engine sglang"),
         ({"policy": "clairvoyant"}, "it needs --engine sglang"),
         ({"concurrency": 2}, "--concurrency is given"),
     ],
@@ -101,6 +111,13 @@ def context(made: RunSpec) -> PolicyContext:
 def test_what_it_does_not_simulate_is_refused(trace, changes, message):
     with pytest.raises(ValueError, match=message):
         check_spec(spec(trace, **changes))
+
+
+def test_real_unified_pools_save_what_the_shadow_says(trace):
+    made = {"memory": "elastic", "policy": "server:3", "kv_tokens": 60_000, "state_slots": 40}
+    shadow, real = (simulate(spec(trace, engine=engine, **made)) for engine in ("shadow", "sglang"))
+    assert real["flops_saved"] == pytest.approx(shadow["flops_saved"], abs=0.02)
+    assert real["fallbacks_to_lru"] == 0 and any("state_only" in kind for kind in real["evictions"])
 
 
 @pytest.mark.parametrize("without", ["no-learning", "no-returns", "no-cost", "state"])

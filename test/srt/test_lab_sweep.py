@@ -105,3 +105,8 @@ def test_labels_become_a_column(spec, capsys):
     simulate.main([*run_of, *sizes, *labels])
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert row["labels"] == {"rate": 2.0, "shape": "chat"} and row["requests"] == 5
+
+
+def test_rows_of_before_there_was_a_choice_of_base_keep_their_identity(spec):
+    with_the_products = replace(spec, base="0.5.23")
+    assert with_the_products.key() == spec.key() != replace(spec, base="0.5.4").key()

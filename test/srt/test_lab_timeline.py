@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 from cpu_cache import CpuCache, server_context
+from lab.served import BlockCost
 from lab.service import ServiceTimes
 from lab.timeline import Timeline
-from replay_cache import WORKING_STATES, BlockCost, Replay
+from replay_cache import WORKING_STATES, Replay
 from sglang.srt.marconi_utils import ModelCost
 from test_simulate import chat_trace
 from traces import Request

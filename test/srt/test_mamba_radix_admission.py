@@ -201,7 +201,7 @@ def test_ends_of_prompts_stay_once_conversations_are_seen_to_need_them(harness):
 
 def test_an_error_leaves_sglangs_admission(harness, monkeypatch):
     admission = harness.cache.admission
-    monkeypatch.setattr(admission, "_admission", None)
+    monkeypatch.setattr(admission.given, "_admission", None)
     monkeypatch.setattr(admission.cuts, "_admission", None)
     request = SimpleNamespace(
         mamba_branching_seqlen=None, prefix_len=0, full_untruncated_fill_ids=range(90)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
-from sglang.srt.mem_cache.base_prefix_cache import EvictParams
-from tree_harness import COST, FULL, MAMBA, TreeHarness, path_tokens, server_context
+from sglang.srt.mem_cache import mamba_radix_view
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.mamba_radix_core import python_core_reason
+from sglang.srt.mem_cache.marconi import policy as policies
+from tree_harness import (
+    COST,
+    FULL,
+    MAMBA,
+    TreeHarness,
+    path_tokens,
+    random_life,
+    sequence,
+    server_context,
+)
 
 pytestmark = pytest.mark.usefixtures("context")
 
@@ -20,20 +32,20 @@ def context():
         yield
 
 
-def sequence(length: int, first: int) -> list[int]:
-    """``length`` tokens that share nothing with another ``first``."""
-    return [first * 1000 + i for i in range(length)]
+@pytest.fixture(params=["python", "rust"])
+def core(request, monkeypatch):
+    """The tree core of every cache with a policy."""
+    monkeypatch.setattr(TreeHarness, "core_of_ours", request.param)
+    return request.param
 
 
-def states(harness: TreeHarness) -> set[tuple[int, ...]]:
-    """Paths at whose ends a state is cached."""
-    lru = harness.cache.tree_core.lru_lists[MAMBA]
-    return {path_tokens(node) for node in lru.cache.values()}
+on_both_cores = pytest.mark.usefixtures("core")
 
 
 # -- case 1: match_prefix and copy on write
 
 
+@on_both_cores
 @pytest.mark.parametrize("policy", [1, 2])
 def test_match_prefix_finds_the_deepest_state_and_copies_it_on_write(policy):
     harness = TreeHarness(policy)
@@ -76,16 +88,17 @@ def contend(harness: TreeHarness) -> list[tuple[int, ...]]:
     for i in range(2, 8):
         harness.insert(sequence(4, i))
     gone = []
-    before = states(harness)
+    before = harness.states()
     while before:
         harness.cache.evict_mamba(1)
-        after = states(harness)
+        after = harness.states()
         gone.extend(before - after)
         before = after
     harness.check()
     return gone
 
 
+@on_both_cores
 def test_eviction_order_is_lru_at_alpha_0_and_differs_above():
     by_age = [tuple(sequence(120, 1))] + [tuple(sequence(4, i)) for i in range(2, 8)]
     assert contend(TreeHarness(1)) == by_age
@@ -98,6 +111,7 @@ def test_eviction_order_is_lru_at_alpha_0_and_differs_above():
 # -- case 3: FLOP efficiency keeps the long sequence
 
 
+@on_both_cores
 @pytest.mark.parametrize("savings", ["surviving", "parent"])
 def test_one_long_sequence_outlives_several_short_ones(savings):
     lru, marconi = TreeHarness(1), TreeHarness(2, marconi_eff_weight=2.0, marconi_savings=savings)
@@ -114,47 +128,48 @@ def test_one_long_sequence_outlives_several_short_ones(savings):
 # -- policy 1 is stock
 
 
-def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:
-    """Thousands of operations of every kind; returns all that a caller could observe."""
-    rng = random.Random(seed)
-    seen: list[object] = []
-    sessions = [[rng.randrange(3) for _ in range(8)] for _ in range(6)]
-    locks = []
-    for _ in range(operations):
-        kind = rng.random()
-        which = rng.randrange(len(sessions))
-        tokens = sessions[which] + [rng.randrange(3) for _ in range(rng.randrange(1, 9))]
-        if kind < 0.45:
-            seen.append(harness.insert(tokens))
-            sessions[which] = tokens if len(tokens) < 90 else tokens[: rng.randrange(1, 20)]
-        elif kind < 0.7:
-            seen.append(harness.hit(tokens))
-        elif kind < 0.8 and len(locks) < 3:
-            locks.append(harness.lock(tokens))
-        elif kind < 0.9 and locks:
-            harness.unlock(locks.pop(rng.randrange(len(locks))))
-        elif kind < 0.95:
-            result = harness.cache.evict(EvictParams(num_tokens=rng.randrange(1, 30)))
-            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
-        else:
-            result = harness.cache.evict(EvictParams(num_tokens=0, mamba_num=rng.randrange(1, 3)))
-            seen.append((result.num_tokens_evicted, result.mamba_num_evicted))
-    for lock in locks:
-        harness.unlock(lock)
-    harness.check()
-    return seen
+@pytest.mark.parametrize("core", ["python", "rust"])
+def test_a_router_hears_the_same_kv_events_as_of_stock(core):
+    stock, ours = TreeHarness(None, kv_events=True), TreeHarness(1, core=core, kv_events=True)
+    assert random_life(stock, 9, 800) == random_life(ours, 9, 800)
+    told = [[str(event) for event in h.cache.take_events()] for h in (stock, ours)]
+    assert told[0] == told[1]
+    assert sum("BlockRemoved" in event for event in told[1]) > 50
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("cap", [-1, 2])
-def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, cap):
+@pytest.mark.parametrize(("core", "cap"), [("python", -1), ("python", 2), ("rust", -1)])
+def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, core, cap):
     with server_context(max_states_per_path=cap):
-        stock, ours = TreeHarness(None), TreeHarness(1)
+        stock, ours = TreeHarness(None), TreeHarness(1, core=core)
         assert random_life(stock, seed, 2000) == random_life(ours, seed, 2000)
     assert stock.victims == ours.victims
     assert len(stock.victims) > 500
 
 
+@on_both_cores
+@pytest.mark.parametrize("policy", [2, 3])
+def test_a_view_that_catches_up_bit_by_bit_stays_sound(policy, monkeypatch):
+    monkeypatch.setattr(mamba_radix_view, "MOST_MARKED", 2)
+    monkeypatch.setattr(mamba_radix_view, "CAUGHT_UP", 2)
+    monkeypatch.setattr(policies, "MOST_HITS", 1)
+    harness = TreeHarness(policy)
+    for seed in range(30):
+        random_life(harness, seed, 60)
+    assert len(harness.victims) > 100
+    assert not harness.cache.stats.fallbacks
+
+
+@on_both_cores
+def test_a_decision_after_a_long_time_finds_few_marks():
+    harness = TreeHarness(2, kv_tokens=4000, state_slots=400)
+    for first in range(300):
+        harness.insert([1000 + first] * 4)
+    assert len(harness.cache.view._marked) < mamba_radix_view.MOST_MARKED + 10
+    harness.check()
+
+
+@on_both_cores
 @pytest.mark.parametrize("seed", range(2))
 def test_policy_1_observes_what_the_stock_rust_core_observes(seed):
     rust, ours = TreeHarness(None, core="rust"), TreeHarness(1)
@@ -165,9 +180,64 @@ def test_stock_keeps_its_rust_core_when_no_policy_is_set():
     assert type(TreeHarness(None, core="rust").cache.tree_core).__name__ == "RustUnifiedTreeCore"
 
 
+# -- the Rust core under a policy
+
+
+POLICIES = {
+    "lru": (1, {}),
+    "marconi": (2, {}),
+    "marconi_state_only": (2, {"marconi_evict_pools": "state"}),
+    "marconi_parent": (2, {"marconi_savings": "parent"}),
+    "marconi_heavy": (2, {"marconi_eff_weight": 2.0}),
+    "value": (3, {}),
+    "value_state_only": (3, {"marconi_evict_pools": "state"}),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("seed", range(2))
+def test_both_cores_evict_the_same_in_the_same_order(name, seed, monkeypatch):
+    monkeypatch.setattr(mamba_radix_view, "MOST_MARKED", 8)
+    policy, options = POLICIES[name]
+    python, rust = (TreeHarness(policy, core=core, **options) for core in ("python", "rust"))
+    assert random_life(python, seed, 1500) == random_life(rust, seed, 1500)
+    assert python.victims == rust.victims and len(rust.victims) > 400
+    counters = [harness.cache.stats.as_dict() for harness in (python, rust)]
+    for counter in counters:
+        del counter["victim_digest"]  # it has the cores' own ids of nodes
+    assert counters[0] == counters[1] and not rust.cache.stats.fallbacks
+
+
+@pytest.mark.parametrize(
+    ("core", "arguments", "cap"),
+    [
+        ("MambaRadixRustTreeCore", {}, -1),
+        ("MambaRadixTreeCore", {"core": "python"}, -1),
+        ("MambaRadixTreeCore", {"sessions": True}, -1),
+        ("MambaRadixTreeCore", {"marconi_admission": "judicious"}, -1),
+        ("MambaRadixTreeCore", {}, 0),
+    ],
+)
+def test_the_rust_core_serves_wherever_it_can(core, arguments, cap):
+    with server_context(max_states_per_path=cap):
+        harness = TreeHarness(2, **{"core": "rust", **arguments})
+    assert type(harness.cache.tree_core).__name__ == core
+    assert harness.cache.marconi_state()["tree_core"] == core
+
+
+def test_the_rust_core_refuses_a_host_tier_that_it_was_not_told_of():
+    harness = TreeHarness(2, core="rust")
+    setup = replace(harness.cache.marconi, has_lower_tier=True)
+    params = CacheInitParams(False, harness.requests, harness.allocator, page_size=1)
+    assert "below" in python_core_reason(params, setup)
+    with pytest.raises(NotImplementedError, match="host tier"):
+        harness.cache.tree_core.set_hicache_enabled()
+
+
 # -- determinism and interface
 
 
+@on_both_cores
 @pytest.mark.parametrize("options", [{}, {"marconi_evict_pools": "state"}])
 def test_same_requests_same_victims(options):
     lives = []
@@ -178,6 +248,7 @@ def test_same_requests_same_victims(options):
     assert lives[0] == lives[1] and len(lives[0]) > 300
 
 
+@on_both_cores
 def test_evict_takes_tokens_and_evict_mamba_takes_states():
     harness = TreeHarness(2)
     for i in range(1, 6):
@@ -194,6 +265,7 @@ def test_evict_takes_tokens_and_evict_mamba_takes_states():
 # -- forks, surviving ancestors, locks
 
 
+@on_both_cores
 def test_a_fork_is_evicted_only_when_nothing_else_is_left():
     harness = TreeHarness(2)
     fork = sequence(10, 1)
@@ -204,29 +276,31 @@ def test_a_fork_is_evicted_only_when_nothing_else_is_left():
         harness.insert(leaf)
         locks.append(harness.lock(leaf))
     assert harness.cache.evict_mamba(1).mamba_num_evicted == 1, "progress while one is unlocked"
-    assert states(harness) == {tuple(leaf) for leaf in leaves}
+    assert harness.states() == {tuple(leaf) for leaf in leaves}
     for lock in locks:
         harness.unlock(lock)
     harness.check()
 
 
+@on_both_cores
 def test_saving_is_measured_from_the_surviving_state_above():
     harness = TreeHarness(2)
     inner, outer = sequence(20, 1), sequence(60, 1)
     harness.insert(inner)
     harness.insert(outer)
-    node = harness.cache.tree_core.node_by_id(harness.match(outer).best_match_node)
+    node = harness.node(harness.match(outer).best_match_node)
     assert harness.cache.view.prefix(node).reuse_from == 20
     lock = harness.lock(outer)
     harness.cache.evict_mamba(1)
     harness.unlock(lock)
-    assert states(harness) == {tuple(outer)}
+    assert harness.states() == {tuple(outer)}
     prefix = harness.cache.view.prefix(node)
     assert (prefix.reuse_from, prefix.segment_from, prefix.depth) == (0, 20, 60)
     assert harness.cache.marconi.savings.flops_saved(prefix) == COST.flops(0, 60)
     harness.check()
 
 
+@on_both_cores
 def test_a_locked_state_is_never_a_victim():
     harness = TreeHarness(2, state_slots=6)
     kept = sequence(12, 1)
@@ -242,6 +316,7 @@ def test_a_locked_state_is_never_a_victim():
 # -- errors never reach the caller
 
 
+@on_both_cores
 @pytest.mark.parametrize("pool", ["state", "kv"])
 def test_an_error_in_scoring_falls_back_to_lru_and_is_counted(pool, monkeypatch, caplog):
     harness, lru = TreeHarness(2), TreeHarness(1)
@@ -264,6 +339,7 @@ def test_an_error_in_scoring_falls_back_to_lru_and_is_counted(pool, monkeypatch,
     harness.check()
 
 
+@on_both_cores
 def test_an_error_in_the_view_makes_decisions_lru_until_the_next_flush(monkeypatch):
     harness = TreeHarness(2)
     harness.insert(sequence(10, 1))
@@ -272,7 +348,7 @@ def test_an_error_in_the_view_makes_decisions_lru_until_the_next_flush(monkeypat
         harness.insert(sequence(10, 2))
     assert not harness.cache.view_is_sound and harness.cache.stats.errors > 0
     harness.cache.evict_mamba(1)
-    assert states(harness) == {tuple(sequence(10, 2))}
+    assert harness.states() == {tuple(sequence(10, 2))}
     assert harness.cache.stats.fallbacks["state"] == 1
     harness.cache.reset()
     assert harness.cache.view_is_sound
@@ -291,6 +367,7 @@ def look_up(harness: TreeHarness, tokens: list[int]) -> dict[str, int]:
     return {reason: count - before.get(reason, 0) for reason, count in after.items()}
 
 
+@on_both_cores
 def test_lost_tokens_are_told_apart_by_reason():
     harness = TreeHarness(1)
     inner, outer = sequence(100, 1), sequence(200, 1)
@@ -303,7 +380,7 @@ def test_lost_tokens_are_told_apart_by_reason():
 
     harness.hit(outer)
     harness.cache.evict_mamba(1)
-    assert states(harness) == {tuple(outer)}
+    assert harness.states() == {tuple(outer)}
     assert look_up(harness, inner) == {**fresh, "state_evicted": 100}
 
     harness.cache.evict(100)
@@ -324,6 +401,7 @@ def test_the_state_shown_is_that_of_the_moment():
     assert shown["tree_core"] == "MambaRadixTreeCore" and shown["marconi_evict_policy"] == 2
 
 
+@on_both_cores
 def test_counters_of_victims_bytes_and_flops():
     harness = TreeHarness(2)
     inner, outer = sequence(20, 1), sequence(60, 1)
@@ -376,7 +454,7 @@ def test_a_paused_victim_keeps_its_state_until_the_walk_is_resumed(policy):
     harness.cache._apply_eviction_result(resumed)
     assert resumed.tracker[MAMBA] == 1
     core.evict_device_end(MAMBA)
-    assert tuple(sequence(20, 1)) not in states(harness) and len(states(harness)) == 3
+    assert tuple(sequence(20, 1)) not in harness.states() and len(harness.states()) == 3
 
 
 @pytest.mark.parametrize("policy", [None, 1, 2])

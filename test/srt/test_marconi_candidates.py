@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from scanned_candidates import ScannedCandidates
 from sglang.srt.mem_cache.marconi.candidates import Candidates
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.staircase import LONG
 from sglang.srt.mem_cache.marconi.stamp_tree import FANOUT, StampTree
 from sglang.srt.mem_cache.marconi.utility import Utility, utilities
 
@@ -186,6 +187,39 @@ def test_a_large_pool_leaves_in_the_order_of_the_scan(alpha, stamps, values):
         if step % 40 == 0:
             both.index._check()
     assert both.lowest(now, alpha) is None
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1e9])
+@pytest.mark.parametrize("values", [10**6, 40])
+def test_a_long_staircase_leaves_in_the_order_of_the_scan(alpha, values):
+    """The later a prefix was used, the less it saves: nearly all of them are steps."""
+    rng = random.Random(values)
+    both = Both()
+    count = LONG * 12
+    for id in rng.sample(range(count), count):
+        both.put(make(id, 2 * id), float((count - id) * values // count))
+    both.index._check()
+    for step in range(count):
+        both.discard(both.lowest(2 * count + step // 3, alpha))
+        if step % 40 == 0:
+            both.index._check()
+    assert len(both.index) == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**60), EFFICIENCIES), min_size=1, max_size=20),
+    st.sampled_from(ALPHAS),
+    st.integers(0, 2**60),
+    st.booleans(),
+)
+def test_scores_of_many_are_those_of_each(entries, alpha, now, later):
+    stamps, efficiencies = zip(*sorted(entries), strict=True)
+    now = max(now, stamps[-1] + 1) if later else now
+    recencies = [1.0 / max(now - stamp, 1) for stamp in stamps]
+    utility = Utility(
+        now, alpha, min(recencies), max(recencies), min(efficiencies), max(efficiencies)
+    )
+    assert utility.scores(stamps, efficiencies) == list(map(utility.score, stamps, efficiencies))
 
 
 def test_a_tie_that_only_rounding_makes_goes_to_the_lower_order():

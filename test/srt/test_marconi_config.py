@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfig, MarconiConfigError
+from sglang.srt.mem_cache.marconi.options import without_tuner
 
 
 def test_nothing_given_is_stock():
@@ -145,6 +146,15 @@ def test_text_and_numbers_mean_the_same():
             "--marconi-admission judicious",
         ),
         ({"marconi_eff_weight": 0.5}, "--marconi-eff-weight", "0.5", "--marconi-evict-policy 2"),
+        *[
+            (
+                {"marconi_evict_policy": 1, "marconi_record": bad},
+                "--marconi-record",
+                repr(bad),
+                "the name of a file",
+            )
+            for bad in ("", 7)
+        ],
         (
             {"marconi_evict_policy": 1, "marconi_eff_weight": 0.5},
             "--marconi-eff-weight",
@@ -194,3 +204,47 @@ def test_what_is_left_to_the_tuner():
     assert policy.tunes and policy.policy_name == "auto"
     assert not of(marconi_evict_policy=1).tunes
     assert MarconiConfig.from_options({"disable_marconi_autotune": False}) is None
+
+
+def test_where_there_is_no_tuner_nothing_is_left_to_it():
+    flags = without_tuner(FLAGS)
+    for policy in (1, 2, 3):
+        config = MarconiConfig.from_options({"marconi_evict_policy": policy}, flags)
+        assert config == replace(
+            MarconiConfig.from_options({"marconi_evict_policy": policy}), marconi_eff_weight=0.5
+        )
+        assert not config.tunes
+    assert not any("auto" in flag.help for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"marconi_evict_policy": 2, "marconi_eff_weight": "auto"},
+            "--marconi-eff-weight is 'auto'; allowed is a finite number >= 0",
+        ),
+        (
+            {"marconi_evict_policy": "auto"},
+            "--marconi-evict-policy is 'auto'; allowed are 1, 2, 3",
+        ),
+        (
+            {"marconi_evict_policy": 1, "marconi_eff_weight": 1},
+            "--marconi-eff-weight is 1.0 but --marconi-evict-policy is 1 (lru); allowed with it is "
+            "--marconi-evict-policy 2",
+        ),
+    ],
+)
+def test_where_there_is_no_tuner_auto_is_refused(options, message):
+    with pytest.raises(MarconiConfigError) as raised:
+        MarconiConfig.from_options(options, without_tuner(FLAGS))
+    assert str(raised.value) == message
+
+
+def test_where_there_is_no_tuner_it_has_no_options():
+    with pytest.raises(
+        MarconiConfigError, match="unknown Marconi option 'marconi_tuning_interval'"
+    ):
+        MarconiConfig.from_options(
+            {"marconi_evict_policy": 2, "marconi_tuning_interval": 5}, without_tuner(FLAGS)
+        )

@@ -50,6 +50,9 @@ def test_look_up_finds_what_a_set_of_sequences_finds(evicted, query, alive_lengt
     alive_length = min(alive_length, len(query))
     alive, _ = extend(root_digest(""), query[:alive_length])
     found = ghosts.look_up(alive, query[alive_length:])
+    start = alive_length - alive_length % 3
+    if not ghosts.may_lead_on(start // 3, query[start : start + 3]):
+        assert (found.state_depth, found.kv_depth) == (0, 0)
 
     reach = alive_length - alive_length % 3
     while reach + 3 <= len(query) and tuple(query[: reach + 3]) in blocks:
@@ -65,6 +68,20 @@ def test_look_up_finds_what_a_set_of_sequences_finds(evicted, query, alive_lengt
     assert found.state_depth == deepest
     kv = reach if reach > alive_length - alive_length % 3 else 0
     assert found.kv_depth == max(kv, deepest)
+
+
+def test_what_is_forgotten_or_never_was_cannot_lead_on():
+    ghosts = Ghosts(max_blocks=3)
+    ghosts.add(root_digest(""), [1, 2, 3, 4, 5], True)
+    assert ghosts.may_lead_on(0, [1, 2, 3])
+    assert ghosts.may_lead_on(1, [4, 5, 6])
+    assert not ghosts.may_lead_on(0, [1, 2, 4])
+    assert not ghosts.may_lead_on(2, [4, 5, 6])
+    for first in range(10, 13):
+        ghosts.add(root_digest(""), [first] * 3, False)
+    assert not ghosts.may_lead_on(0, [1, 2, 3])
+    assert not ghosts.may_lead_on(1, [4, 5, 6])
+    assert ghosts.may_lead_on(0, [12] * 3)
 
 
 def test_memory_is_bounded_and_the_oldest_goes_first():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import defaultdict
 from importlib import metadata
 
 import pytest
@@ -118,11 +119,16 @@ def test_a_hybrid_model_passes(model):
             "--marconi-admission is judicious but --chunked-prefill-size is -1",
         ),
         (["--radix-eviction-policy", "lfu"], "--radix-eviction-policy is 'lfu'; allowed is lru"),
+        (["--enable-unified-memory"], "is set, which the tuner does not simulate"),
     ],
 )
 def test_flags_that_exclude_marconi(model, argv, words):
     with pytest.raises(MarconiConfigError, match=words):
         check(model, *argv)
+
+
+def test_unified_memory_goes_with_a_weight_that_is_given(model):
+    check(model, "--enable-unified-memory", "--marconi-eff-weight", "0.5")
 
 
 def test_another_order_of_kv_goes_with_the_state_pool_alone(model):
@@ -194,6 +200,15 @@ def test_an_architecture_without_cost_model_is_refused_by_policy_2_only(model, m
 
 
 # -- self-check
+
+
+def test_registering_twice_hooks_once(monkeypatch):
+    """A patched tree calls it beside the entry point."""
+    monkeypatch.setattr(HookRegistry, "_hooks", defaultdict(list))
+    plugin.register()
+    once = {target: list(hooks) for target, hooks in HookRegistry._hooks.items()}
+    plugin.register()
+    assert once == HookRegistry._hooks and len(once) == len(plugin.HOOKS)
 
 
 def test_this_sglang_has_no_problems():

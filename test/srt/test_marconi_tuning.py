@@ -10,6 +10,7 @@ import sys
 import time
 from array import array
 from collections import deque
+from dataclasses import replace
 from itertools import pairwise
 
 import psutil
@@ -17,8 +18,9 @@ import pytest
 from cpu_cache import EXAMPLE_COST
 from hypothesis import given
 from hypothesis import strategies as st
+from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import create_policy
+from sglang.srt.mem_cache.marconi.policy import LruPolicy, create_policy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.tuning import process, wire
 from sglang.srt.mem_cache.marconi.tuning.choices import choices
@@ -27,6 +29,7 @@ from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Flushed, se
 from sglang.srt.mem_cache.marconi.tuning.retrospect import DECAY, HYSTERESIS, Retrospect, choose
 from sglang.srt.mem_cache.marconi.tuning.schedule import ASK_EVERY, Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.tuning.splits import SplitWatch, resplit
 from sglang.srt.mem_cache.marconi.tuning.tuner import RESTART_AFTER, Answer, Tuner
 from sglang.srt.mem_cache.marconi.tuning.worker import WorkerSetup
 
@@ -219,8 +222,10 @@ def test_a_corrupt_answer_is_refused(old, new):
 # -- the process
 
 
-def setup(current: int | None = None, *, memory: int = 1 << 30) -> WorkerSetup:
-    return WorkerSetup(SHAPE, EXAMPLE_COST, choices(config()), current, memory)
+def setup(
+    current: int | None = None, *, memory: int = 1 << 30, shape: ShadowShape = SHAPE
+) -> WorkerSetup:
+    return WorkerSetup(shape, EXAMPLE_COST, choices(config()), current, memory)
 
 
 @pytest.fixture
@@ -421,3 +426,47 @@ def test_ranks_adopt_the_same_at_the_same_request_and_meet_only_while_an_answer_
     assert described["last_window"]["flops_saved"].keys() == {c.label for c in choices(options)}
     assert described["tuner"]["restarts"] == 1
     assert "tuner" not in ranks[1].describe()
+
+
+# -- the split of memory
+
+
+def test_a_split_that_saves_much_more_is_named_and_no_other():
+    cost = ModelCost(a=1e6, b=100, kv_bytes_per_token=10, state_bytes=64 * 10 * 4)
+    starved = replace(SHAPE, state_slots=6, kv_blocks=400)
+    watch = SplitWatch(starved, cost, LruPolicy)
+    ample = SplitWatch(replace(SHAPE, state_slots=4000, kv_blocks=40000), cost, LruPolicy)
+    for event in events(3, 600):
+        watch.follow(event)
+        ample.follow(event)
+    advice = watch.look_back()
+    assert advice is not None and ample.look_back() is None
+    assert advice.ratio > advice.ratio_now and advice.saved >= advice.saved_now + 0.05
+    assert advice.requests == 600
+    assert watch.look_back() is None, "a window without requests advises nothing"
+
+    kv = starved.kv_blocks * 64 * 10
+    memory = kv + starved.state_slots * cost.state_bytes
+    other = resplit(starved, cost, memory, advice.ratio)
+    shadow, saved, needed = ShadowCache(other, LruPolicy()), 0.0, 0.0
+    for event in events(3, 600):
+        saved += cost.flops(0, 64 * serve(shadow, event))
+        needed += cost.flops(0, event.prompt_tokens) if isinstance(event, Began) else 0.0
+    assert advice.saved == pytest.approx(saved / needed)
+    assert resplit(starved, cost, memory, 1e-9) is None
+
+
+def test_the_split_is_warned_about_once(tuners, caplog):
+    tuner = tuners(shape=replace(SHAPE, state_slots=6, kv_blocks=400))
+    controller = Controller(config(marconi_tuning_interval=20), tuner, None, lambda choice: None)
+    deadline = time.monotonic() + PATIENCE
+    for answers in (1, 2):
+        feed(tuner, events(answers, 600))
+        while tuner.health.answers < answers and time.monotonic() < deadline:
+            controller.count_request(evicted=True)
+            time.sleep(0.01)
+    assert tuner.health.answers == 2 and tuner.verdict.split is not None
+    assert caplog.text.count("would have saved") == 1
+    assert controller.describe()["better_split"]["ratio"] > 0
+    line = wire.answer(1, tuner.verdict, 0.5)
+    assert wire.read_answer(line, 1, len(tuner.verdict.trials))[0] == tuner.verdict

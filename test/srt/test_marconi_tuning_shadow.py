@@ -11,8 +11,9 @@ import torch
 from cpu_cache import EXAMPLE_COST, CpuCache, server_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_cache import BlockCost
+from lab.served import BlockCost
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+from sglang.srt.mem_cache.marconi.admission import ADMISSIONS, Chunk, forwards
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import create_policy
 from sglang.srt.mem_cache.marconi.savings import SAVINGS
@@ -39,7 +40,16 @@ POLICIES = {
         "marconi_eff_weight": 1,
         "marconi_evict_pools": "state",
     },
+    "lru, judicious": {"marconi_evict_policy": 1, "marconi_admission": "judicious"},
+    "both:0.5, judicious": {
+        "marconi_evict_policy": 2,
+        "marconi_eff_weight": 0.5,
+        "marconi_admission": "judicious",
+    },
+    "value, judicious": {"marconi_evict_policy": 3, "marconi_admission": "judicious"},
 }
+#: Beside each policy: the cap on states a path.
+CAPPED = [*((policy, -1) for policy in POLICIES), ("lru", 2), ("both:0.5", 1), ("value", 2)]
 
 #: A session, blocks to cut off its history, to add to its prompt and to generate, tokens beyond,
 #: and how many of the running requests end before it starts.
@@ -70,6 +80,7 @@ class RealRun:
 
     def __init__(self, cache: CpuCache, matched) -> None:
         self._cache = cache
+        self.branch = matched.mamba_branching_seqlen
         self.depth = int(matched.device_prefix_len)
         self._node = matched.last_device_node
         self._lock = cache.cache.lock(self._node)
@@ -83,7 +94,7 @@ class RealRun:
         if missing > 0:
             self._kv = torch.cat([self._kv, taken(self._cache.alloc_kv(missing))])
 
-    def extend(self, ids: list[int]) -> None:
+    def extend(self, ids: list[int], prompt_end: int | None = None) -> None:
         if len(ids) <= self.depth:
             return
         self.compute(ids)
@@ -105,6 +116,14 @@ class RealRun:
         self._node = inserted.last_device_node
         self._lock = tree.lock(self._node)
         self.depth = len(ids)
+        if tree.admission is not None:
+            tree.admission.follow(
+                self,
+                *(self._node, self.depth),
+                created=not inserted.mamba_exist,
+                stops=() if self.branch is None else (self.branch,),
+                prompt_end=prompt_end,
+            )
 
     def release(self) -> None:
         self._cache.cache.unlock(self._lock)
@@ -147,13 +166,14 @@ class RealTwin:
         self.requests[id] = request
         prompt, chunk = list(request.prompt_ids), SHAPE.chunk
         matched = self.cache.match(prompt[: (request.input_length - 1) // BLOCK])
-        branch = matched.mamba_branching_seqlen
         run = RealRun(self.cache, matched)
+        whole = Chunk(run.depth, len(prompt), len(prompt), branch=run.branch)
+        admission = ADMISSIONS[self.cache.cache.marconi.config.marconi_admission]()
         try:
-            for end in (*range(run.depth + chunk, len(prompt), chunk), len(prompt)):
-                inside = branch is not None and run.depth < branch < end
-                run.extend(prompt[: branch if inside else end])
-                run.compute(prompt[:end])
+            for forward in forwards(admission, whole, chunk):
+                run.extend(prompt[: forward.state_depth])
+                run.compute(prompt[: forward.end])
+            run.compute(prompt)
         except OutOfMemory:
             run.release()
             return 0
@@ -170,7 +190,7 @@ class RealTwin:
             if finished:
                 run.compute(ids)
                 if tracked > len(request.prompt_ids):
-                    run.extend(ids[:tracked])
+                    run.extend(ids[:tracked], prompt_end=len(request.prompt_ids))
         except OutOfMemory:
             pass
         finally:
@@ -180,16 +200,20 @@ class RealTwin:
 class ShadowTwin(ShadowCache):
     """The shadow, recording victims in the same form."""
 
-    def __init__(self, config: MarconiConfig) -> None:
-        super().__init__(SHAPE, create_policy(config, SAVINGS[config.marconi_savings](COST)))
+    def __init__(self, config: MarconiConfig, cap: int = -1) -> None:
+        shape = replace(SHAPE, admission=config.marconi_admission, states_per_path=cap)
+        super().__init__(shape, create_policy(config, SAVINGS[config.marconi_savings](COST)))
         self.on_victim = self.note
         self.victims: list[tuple[str, int, str]] = []
+
+    def _report_return(self, hashes, hit, lookup) -> None:
+        """Nothing: the real twin's matches name no request, so its policy hears of none either."""
 
     def note(self, pool, node) -> None:
         kind = "state_only"
         if node.is_evictable_leaf:
             kind = "leaf_with_state" if node.has_state else "leaf_kv_only"
-        self.victims.append((pool.value, node.last, kind))
+        self.victims.append(("path_cap" if pool is None else pool.value, node.last, kind))
 
 
 def requests(steps):
@@ -228,28 +252,30 @@ def generated(request: Request) -> array[int]:
     return chained(prompt + list(request.output_ids))[len(prompt) :]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_hits_and_victims_are_those_of_the_real_cache(policy):
-    victims = 0
+@pytest.mark.parametrize(("policy", "cap"), CAPPED)
+def test_hits_and_victims_are_those_of_the_real_cache(policy, cap):
+    victims = taken_back = 0
 
     @settings(max_examples=60, derandomize=True)
     @given(STEPS)
     def run(steps):
-        nonlocal victims
+        nonlocal victims, taken_back
         config = MarconiConfig.from_options(POLICIES[policy])
-        with server_context(chunk=1):
-            real, shadow = RealTwin(POLICIES[policy]), ShadowTwin(config)
+        with server_context(chunk=1, max_states_per_path=cap):
+            real, shadow = RealTwin(POLICIES[policy]), ShadowTwin(config, cap)
             for step in requests(steps):
                 serve_step(real, shadow, step)
             assert shadow.victims == real.victims
             assert shadow.tree.now == real.cache.cache.view.now
             victims += len(real.victims)
+            taken_back += real.cache.cache.stats.states_taken_back
             free = len(real.cache.requests.mamba_allocator.free_slots)
             assert shadow.states_free == free
             assert shadow.kv_free == real.cache.allocator.available_size()
 
     run()
     assert victims > 100
+    assert (taken_back > 20) == ("judicious" in policy)
 
 
 @pytest.mark.parametrize(

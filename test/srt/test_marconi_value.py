@@ -273,8 +273,9 @@ def _heads(policy: ValuePolicy, left: list[CachedPrefix], pool: Pool) -> dict[ob
         assert entry is not None
         rank = (entry.stamp, candidate.order)
         worth = policy.explain(candidate, pool).value
-        if entry.key not in heads or rank < heads[entry.key][0]:
-            heads[entry.key] = rank, worth
+        key = entry.queue.key
+        if key not in heads or rank < heads[key][0]:
+            heads[key] = rank, worth
     return {key: worth for key, (_, worth) in heads.items()}
 
 
@@ -286,8 +287,8 @@ def test_queues_do_not_grow_with_time():
         known.last_access = now
         policy.on_hit(known, now)
         policy.victim(Pool.KV, now)
-    assert sum(len(queue) for queue in policy._queues[Pool.STATE]._queues.values()) < 300
-    assert len(policy._lives._due) < 300
+    assert sum(len(queue.entries) for queue in policy._queues[Pool.STATE]._queues.values()) < 300
+    assert len(policy._lives._due) + len(policy._lives._unswept) < 300
     for id in range(2, 5000):
         gone = prefix(id)
         policy.on_insert(gone, 5000 + id)

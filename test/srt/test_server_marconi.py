@@ -90,7 +90,7 @@ def test_answers_do_not_depend_on_the_cache(strategy):
             assert f"sglang:marconi_{name}_total" in metrics
         active = [line for line in server.log().splitlines() if "Marconi is active" in line]
         assert len(active) == 1
-        assert all(word in active[0] for word in ("policy 2", "0.5", "Qwen3Next", "TreeCore"))
+        assert all(word in active[0] for word in ("policy 2", "0.5", "Qwen3Next", "MambaRadixRust"))
         if strategy == "extra_buffer":
             survive_a_thousand(server)
 

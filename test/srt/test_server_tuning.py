@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from server_harness import Server, launch_server, tiny_model
+from sglang.srt.mem_cache.marconi.recording import HashedRequest, read_recording
 
 pytestmark = pytest.mark.server
 
@@ -117,9 +120,13 @@ def test_ranks_adopt_the_same_and_a_killed_tuner_fails_no_request():
         assert "sglang:marconi_eff_weight" in metrics
 
 
-def test_a_policy_is_chosen_live():
+def test_a_policy_is_chosen_live_and_requests_are_recorded(tmp_path):
     rng = random.Random(6)
-    policy = ("--marconi-evict-policy", "auto", "--marconi-tuning-interval", "60")
+    recording = tmp_path / "requests.jsonl"
+    policy = (
+        *("--marconi-evict-policy", "auto", "--marconi-tuning-interval", "60"),
+        *("--marconi-record", str(recording)),
+    )
     with launch_server(tiny_model("falcon-h1"), *POOLS, *policy) as server:
         for prompt in long_documents(rng, 200):
             server.generate(prompt, max_new_tokens=2)
@@ -131,3 +138,16 @@ def test_a_policy_is_chosen_live():
         assert marconi["errors"] == 0 and not marconi["fallbacks_to_lru"]
         server.flush_cache()
         assert server.alive()
+        deadline = time.monotonic() + 60
+        while len(recorded(recording)) < 200 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    requests = recorded(recording)[-200:]
+    prompts = list(long_documents(random.Random(6), 200))
+    assert [request.prompt_tokens for request in requests] == [len(prompt) for prompt in prompts]
+    for these, those in itertools.combinations(range(0, 64, 8), 2):
+        same = prompts[these][:64] == prompts[those][:64]
+        assert (requests[these].prompt[0] == requests[those].prompt[0]) == same
+
+
+def recorded(path: Path) -> list[HashedRequest]:
+    return read_recording(path, pytest.fail)[0] if path.exists() and path.stat().st_size else []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import simulate
 from cpu_cache import EXAMPLE_COST, CpuCache, server_context
+from lab import bases
 from lab.costs import load_cost, split_memory
 from lab.totals import Totals
 from replay_cache import Replay
@@ -190,3 +191,11 @@ def test_an_unknown_policy_is_named(trace):
                 "best",
             ]
         )
+
+
+def test_a_base_without_its_environment_names_what_makes_it(trace, tmp_path, monkeypatch):
+    monkeypatch.setattr(bases, "REPOSITORY", tmp_path)
+    with pytest.raises(SystemExit, match=r"--base is 0\.5\.4 but .*`make setup-fork` makes"):
+        simulate.main(["--base", "0.5.4", "--trace", str(trace), "--model", "marconi-7b"])
+    with pytest.raises(SystemExit):
+        simulate.main(["--base", "0.5.5", "--trace", str(trace), "--model", "marconi-7b"])

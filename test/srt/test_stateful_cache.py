@@ -16,10 +16,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.marconi.policy import orders_shared_memory
 from tree_harness import FULL, MAMBA, TreeHarness, path_tokens, radix_key, server_context
 
 KV_TOKENS, STATE_SLOTS = 96, 8
+#: Where both share their bytes, a state weighs as much as 8 tokens: all memory holds 160.
+SHARED_COST = ModelCost(a=10**6, b=100, kv_bytes_per_token=16, state_bytes=128)
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 
 
@@ -74,7 +78,7 @@ class CacheLife(RuleBasedStateMachine):
         if result.device_prefix_len == 0 or len(self.held) >= 3:
             return multiple()
         lock = self.harness.cache.lock(result.last_device_node)
-        node = self.harness.cache.tree_core.node_by_id(result.last_device_node)
+        node = self.harness.node(result.last_device_node)
         self.held[id(lock)] = path_tokens(node)
         return lock
 
@@ -97,6 +101,24 @@ class CacheLife(RuleBasedStateMachine):
         freed = self.harness.cache.evict_mamba(count).mamba_num_evicted
         assert freed >= min(count, unlocked), "no progress while an unlocked state exists"
 
+    @rule(tokens=st.integers(0, 60), count=st.integers(0, 5))
+    def allocation(self, tokens: int, count: int) -> None:
+        """An allocation fails only where nothing is left to evict for it."""
+        harness, core = self.harness, self.harness.cache.tree_core
+        state = harness.alloc_state(count) if count else None
+        if count and state is None:
+            assert core.component_evictable_size(MAMBA) == 0
+            assert not harness.elastic or core.component_evictable_size(FULL) == 0
+        kv = harness.alloc_kv(tokens) if tokens else None
+        if tokens and kv is None:
+            assert core.component_evictable_size(FULL) == 0
+            if orders_shared_memory(harness.cache.policy):
+                assert core.component_evictable_size(MAMBA) == 0
+        if state is not None:
+            harness.requests.mamba_allocator.free(state)
+        if kv is not None:
+            harness.allocator.free(kv)
+
     @rule()
     def flush(self) -> None:
         if not self.held:
@@ -114,16 +136,26 @@ class CacheLife(RuleBasedStateMachine):
         for path in self.held.values():
             result = self.harness.cache.tree_core.match_full_device_prefix(radix_key(list(path)))
             assert result[0] == len(path), "locked KV was evicted"
-            node = self.harness.cache.tree_core.node_by_id(result[1])
-            assert node.component_data[MAMBA].value is not None, "a locked state was evicted"
+            state = self.harness.cache.tree_core.get_component_device_value(result[1], MAMBA)
+            assert state is not None, "a locked state was evicted"
 
 
+SHARED = {"elastic": True, "cost": SHARED_COST}
 VARIANTS = {
     "lru": (1, {}),
     "marconi": (2, {}),
     "marconi_state_only": (2, {"marconi_evict_pools": "state"}),
     "marconi_parent": (2, {"marconi_savings": "parent"}),
     "marconi_sessions": (2, {"sessions": True}),
+    "value": (3, {}),
+    "lru_shared_memory": (1, SHARED),
+    "marconi_shared_memory": (2, SHARED),
+    "marconi_state_only_shared_memory": (2, {"marconi_evict_pools": "state", **SHARED}),
+    "value_shared_memory": (3, SHARED),
+    "value_shared_memory_sessions": (3, {"sessions": True, **SHARED}),
+    "lru_rust": (1, {"core": "rust"}),
+    "marconi_rust": (2, {"core": "rust"}),
+    "value_rust": (3, {"core": "rust"}),
 }
 
 
@@ -134,7 +166,7 @@ def test_random_life(variant: str) -> None:
     run_state_machine_as_test(
         life,
         settings=settings(
-            max_examples=120,
+            max_examples=60 if "elastic" in options else 120,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cpu_cache_v0_5_4 import CpuCache
+from replay_v0_5_4 import serve
 from server_harness import Server, launch_server, tiny_model
 from test_server_marconi import TIGHT_POOLS, conversations, outputs
 
@@ -58,9 +60,9 @@ def test_answers_do_not_depend_on_the_cache():
         assert server.alive() and "sanity check failed" not in log
 
 
-def test_stock_stays_stock_and_policy_1_hits_what_stock_hits():
+def test_stock_stays_stock_and_policy_1_and_the_replay_hit_what_stock_hits():
     prompts = conversations(seed=3, turns=4)
-    hits = []
+    hits, replayed = [], []
     for policy in ((), ("--marconi-evict-policy", "1")):
         with launch(*policy) as server:
             answers = [server.generate(prompt, max_new_tokens=4) for prompt in prompts]
@@ -70,4 +72,7 @@ def test_stock_stays_stock_and_policy_1_hits_what_stock_hits():
                 assert shown["marconi"]["states_evicted"] > 20
             else:
                 assert "marconi" not in shown and "Marconi is active" not in server.log()
-    assert hits[0] == hits[1] and sum(hits[0]) > 0
+                cache = CpuCache(kv_tokens=4096, state_slots=24)
+                for prompt, answer in zip(prompts, answers, strict=True):
+                    replayed.append(serve(cache, prompt, answer["output_ids"][:-1]).hit)
+    assert hits[0] == hits[1] == replayed and sum(hits[0]) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from server_harness import tiny_model
 from sglang.srt import marconi_wiring
 from sglang.srt.marconi_utils import UnknownArchitectureError
 from sglang.srt.mem_cache.marconi import setup
-from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfigError
+from sglang.srt.mem_cache.marconi.config import MarconiConfigError
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 
 CPU = ("--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule")
@@ -51,7 +52,7 @@ def test_flags_become_fields(model):
     assert args.marconi_savings is None
     config = marconi_wiring.config_of(args)
     assert config is not None and config.marconi_savings == "surviving"
-    assert {flag.field for flag in FLAGS} <= set(ServerArgs.__dataclass_fields__)
+    assert {flag.field for flag in marconi_wiring.FLAGS} <= set(ServerArgs.__dataclass_fields__)
 
 
 def test_keywords_and_a_config_file_do_too(model, tmp_path):
@@ -76,13 +77,42 @@ def test_the_number_of_states_that_was_asked_for_is_kept(model):
     assert marconi_wiring.states_asked(parse(model)) is None
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--marconi-evict-policy", "9"), ("--marconi-eff-weight=-1",)]
-)
-def test_a_bad_value_ends_the_parsing(model, arguments, capsys):
+def test_the_weight_is_a_number_by_default(model, capsys):
+    """This release has no tuner, so nothing is left to one."""
+    config = marconi_wiring.config_of(parse(model, "--marconi-evict-policy", "2"))
+    assert config is not None and config.marconi_eff_weight == 0.5 and not config.tunes
     with pytest.raises(SystemExit):
-        parse(model, *arguments)
-    assert f"{arguments[0].partition('=')[0]} is" in capsys.readouterr().err
+        parse(model, "--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    (described,) = re.findall(r"--marconi-eff-weight WEIGHT (.*?) --marconi", printed)
+    assert described.endswith("Default: 0.5.") and "auto" not in described
+    assert "--marconi-evict-policy {1,2,3}" in printed and "--marconi-tun" not in printed
+
+
+@pytest.mark.parametrize(
+    ("argument", "allowed"),
+    [
+        ("--marconi-evict-policy=9", "is '9'; allowed are 1, 2, 3"),
+        ("--marconi-evict-policy=auto", "is 'auto'; allowed are 1, 2, 3"),
+        ("--marconi-eff-weight=-1", "is '-1'; allowed is a finite number >= 0"),
+        ("--marconi-eff-weight=auto", "is 'auto'; allowed is a finite number >= 0"),
+        ("--marconi-admission=judicious", "is 'judicious'; allowed is sglang"),
+    ],
+)
+def test_a_bad_value_ends_the_parsing(model, argument, allowed, capsys):
+    with pytest.raises(SystemExit):
+        parse(model, argument)
+    message = f"{argument.partition('=')[0]} {allowed}\n"
+    assert capsys.readouterr().err.endswith(message)
+
+
+@pytest.mark.parametrize("name", ["marconi_eff_weight", "marconi_evict_policy"])
+def test_a_keyword_is_refused_as_a_flag_is(model, name):
+    options = {"marconi_evict_policy": 2, name: "auto"}
+    args = ServerArgs(model_path=model, device="cpu", **options)
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(MarconiConfigError, match=f"^{flag} is 'auto'; allowed "):
+        args.check_server_args()
 
 
 def test_a_weight_without_a_policy_is_refused(model):
@@ -100,11 +130,6 @@ def test_the_experimental_tree_is_refused(model, monkeypatch):
     monkeypatch.setenv("SGLANG_EXPERIMENTAL_CPP_RADIX_TREE", "1")
     with pytest.raises(MarconiConfigError, match="SGLANG_EXPERIMENTAL_CPP_RADIX_TREE is 1"):
         check(model)
-
-
-def test_judicious_admission_is_refused(model):
-    with pytest.raises(MarconiConfigError, match=r"--marconi-admission is judicious but .* sglang"):
-        check(model, "--marconi-admission", "judicious")
 
 
 def test_a_model_without_cached_states_is_refused(model, tmp_path):

@@ -1,8 +1,8 @@
 """Finds how much memory makes a trace starved, middling or ample, by stock LRU's own result.
 
-A capacity is the memory at which stock LRU (Rust core, SGLang's default split of 0.9 bytes of
-states to a byte of KV, one request at a time) saves a given share of the FLOPs that a cache without
-eviction saves.
+A capacity is the memory at which the base's stock LRU (Rust core where there is one, SGLang's
+default split of 0.9 bytes of states to a byte of KV, one request at a time) saves a given share of
+the FLOPs that a cache without eviction saves.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def find_capacities(spec: RunSpec, names: list[str], cache: Path) -> dict[str, f
     identity: dict[str, Any] = {
         **{"digest": digest, "model": spec.model, "block": spec.block, "format": spec.format},
         **{"limit": spec.limit, "admission": spec.admission, "tokenizer": spec.tokenizer},
+        "base": spec.base,
         "path": spec.trace,
     }
 
@@ -66,6 +67,7 @@ def _saved(
     tokenizer: str | None,
     limit: int | None,
     admission: str,
+    base: str,
 ) -> float:
     spec = RunSpec(
         trace=path,
@@ -78,6 +80,7 @@ def _saved(
         block=block,
         limit=limit,
         admission=admission,
+        base=base,
     )
     return float(simulate(with_memory(spec, gib, DEFAULT_RATIO))["flops_saved"])
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from cpu_cache import CpuCache, server_context
-from policies import PolicyContext, cache_arguments, check_policy
-from replay_cache import BlockCost, Replay, Served
+from policies import PolicyContext, check_policy
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import ADMISSION_CHOICES
 from tqdm import tqdm
 from traces import Request
 
+from lab.bases import BASES
 from lab.costs import load_cost
 from lab.paper_world import paper_config, simulate_paper
+from lab.served import BlockCost
 from lab.shadow_world import shadow_cache, simulate_shadow
-from lab.spec import RunSpec
-from lab.timeline import Timeline
+from lab.spec import DEFAULT_BASE, RunSpec
 from lab.totals import Totals
 
 
@@ -47,11 +45,16 @@ def check_spec(spec: RunSpec) -> None:
     """
     with Path(spec.trace).open("rb"):
         pass
-    if spec.memory == "elastic" and spec.engine != "shadow":
+    if spec.base != DEFAULT_BASE and spec.engine != "sglang":
         raise ValueError(
-            f"--memory is elastic but --engine is {spec.engine}; allowed is --engine shadow"
+            f"--base is {spec.base} but --engine is {spec.engine}; allowed is --engine sglang"
         )
     if spec.engine == "paper":
+        if spec.memory == "elastic":
+            raise ValueError(
+                "--memory is elastic but --engine is paper, whose memory always is; allowed are "
+                "--engine sglang and shadow"
+            )
         paper_config(spec)
         return
     cost = load_cost(spec.model)
@@ -67,8 +70,11 @@ def check_spec(spec: RunSpec) -> None:
     ):
         if value < 1:
             raise ValueError(f"{flag} is {value}; allowed is 1 or more")
+    context = policy_context(spec, cost)
     if spec.engine == "shadow":
-        shadow_cache(spec, policy_context(spec, cost))
+        shadow_cache(spec, context)
+    else:
+        BASES[spec.base].load().check_world(spec, context)
 
 
 def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
@@ -84,16 +90,12 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.perf_counter()
     cost = load_cost(spec.model)
-    context = policy_context(spec, cost)
-    arguments = cache_arguments(spec.policy, context)
-    with server_context(chunk=1, max_states_per_path=arguments.max_states_per_path):
-        cache = CpuCache(**arguments.for_cache(context))
-        totals = Totals(cost, spec.block)
-        requests = spec.requests()
-        for served in _serve(spec, cost, Replay(cache, spec.block), requests, progress):
+    totals = Totals(cost, spec.block)
+    requests = spec.requests()
+    with BASES[spec.base].load().open_world(spec, policy_context(spec, cost)) as world:
+        for served in world.serve(_watched(spec, requests, progress)):
             totals.add(served)
-        cache.cache.sanity_check()
-    stats = getattr(cache.cache, "stats", None)
+    stats = world.stats
     return {
         **spec.columns(),
         **totals.as_row(),
@@ -105,12 +107,9 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     }
 
 
-def _serve(
-    spec: RunSpec, cost: ModelCost, replay: Replay, requests: Iterable[Request], progress: bool
-) -> Iterator[Served]:
+def _watched(spec: RunSpec, requests: Iterable[Request], progress: bool) -> Iterable[Request]:
     name = f"{Path(spec.trace).name} {spec.policy}"
-    bar = partial(tqdm, desc=name, unit="request", mininterval=2, disable=not progress)
-    if spec.concurrency is None:
-        return map(replay.serve, bar(requests))
-    timeline = Timeline(replay, cost, spec.service, spec.concurrency)
-    return timeline.serve(bar(requests))
+    watched: Iterable[Request] = tqdm(
+        requests, desc=name, unit="request", mininterval=2, disable=not progress
+    )
+    return watched

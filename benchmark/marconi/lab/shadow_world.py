@@ -15,10 +15,9 @@ from typing import Any
 
 from policies import CacheArguments, PolicyContext, cache_arguments
 from policies.shared import SharedOrderPolicy
-from replay_cache import CHUNK_TOKENS, TRACK_TOKENS, Served
-from sglang.srt.mem_cache.marconi.advice import HashedRequest
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, LruPolicy, create_policy
+from sglang.srt.mem_cache.marconi.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
@@ -28,6 +27,7 @@ from traces import Request
 
 from lab.costs import load_cost
 from lab.losses import LossLedger, chain_hashes
+from lab.served import CHUNK_TOKENS, GRID_TOKENS, TRACK_TOKENS, Served, named_blocks
 from lab.spec import RunSpec
 from lab.totals import REASONS, Totals
 
@@ -66,13 +66,17 @@ def shadow_cache(spec: RunSpec, context: PolicyContext) -> ShadowCache:
     """
     if spec.concurrency is not None:
         raise ValueError("--concurrency is given; allowed is --engine sglang")
-    policy = shadow_policy(spec, cache_arguments(spec.policy, context), context)
+    arguments = cache_arguments(spec.policy, context)
+    policy = shadow_policy(spec, arguments, context)
     shape = ShadowShape(
         block_tokens=1,
         kv_blocks=context.kv_tokens,
         state_slots=context.state_slots,
         chunk=max(CHUNK_TOKENS // spec.block, 1),
         track=max(TRACK_TOKENS // spec.block, 1),
+        grid=max(GRID_TOKENS // spec.block, 1),
+        admission=spec.admission,
+        states_per_path=arguments.max_states_per_path,
     )
     if spec.memory == "static":
         return ShadowCache(shape, policy)
@@ -90,12 +94,7 @@ def shadow_policy(
         ValueError: it needs the real tree, or does not choose between both pools.
     """
     policy, elastic = arguments.policy, spec.memory == "elastic"
-    if (
-        arguments.kv_order != "lru"
-        or arguments.max_states_per_path != -1
-        or arguments.kv_tokens is not None
-        or hasattr(policy, "attach")
-    ):
+    if arguments.kv_order != "lru" or arguments.kv_tokens is not None or hasattr(policy, "attach"):
         raise ValueError(f"--policy is {spec.policy!r}; it needs --engine sglang")
     if policy is None:
         return SharedOrderPolicy() if elastic else LruPolicy()
@@ -143,16 +142,6 @@ class ShadowWorld:
         if served:
             self._ledger.computed(chain)
         return Served(request.input_length, hit * block, served=served, lost=lost)
-
-
-def named_blocks(request: Request, block: int, fresh: Iterator[int]) -> tuple[list[int], list[int]]:
-    """Ids of a prompt's whole blocks and of those filled beyond; ``fresh`` where none are known."""
-    # The last token of a reply is never fed back, so it has no KV.
-    count = (request.input_length + max(request.output_length, 1) - 1) // block
-    prompt = list(request.prompt_ids[: request.input_length // block])
-    output = list(request.output_ids[: count - len(prompt)])
-    output += itertools.islice(fresh, count - len(prompt) - len(output))
-    return prompt, output
 
 
 def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:

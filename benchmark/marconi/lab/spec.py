@@ -17,6 +17,9 @@ from lab.service import ServiceTimes
 Engine = Literal["sglang", "shadow", "paper"]
 Memory = Literal["static", "elastic"]
 
+#: The release that the product is a plugin of.
+DEFAULT_BASE = "0.5.23"
+
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -33,6 +36,7 @@ class RunSpec:
         concurrency: requests at a time; ``None``: one at a time, without a clock.
         labels: further columns of the row.
         memory: whether states and KV have pools of their own or share one budget of bytes.
+        base: the release of SGLang whose cache runs, one of :data:`lab.bases.BASES`.
     """
 
     trace: str
@@ -55,13 +59,15 @@ class RunSpec:
     paper_mode: str = "corrected"
     labels: dict[str, str | float] = field(default_factory=dict)
     memory: Memory = "static"
+    base: str = DEFAULT_BASE
 
     def key(self) -> str:
         """Identity of the run: equal for equal specs, and for no others."""
         values = asdict(self)
-        if self.memory == "static":
-            # Rows of before there was a choice keep their identity.
-            del values["memory"]
+        # Rows of before there was a choice keep their identity.
+        for name, only in (("memory", "static"), ("base", DEFAULT_BASE)):
+            if values[name] == only:
+                del values[name]
         text = json.dumps(values, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -81,6 +87,7 @@ class RunSpec:
         return {
             "run": self.key(),
             "engine": self.engine,
+            "base": self.base,
             "trace": Path(self.trace).name,
             "policy": self.policy,
             "model": load_cost(self.model).name,

@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from replay_cache import OutOfMemory, Replay, RequestRun, Served
+from replay_cache import OutOfMemory, Replay, RequestRun
 from sglang.srt.marconi_utils import ModelCost
 from traces import Request
 
+from lab.served import Served
 from lab.service import ServiceTimes
 
 

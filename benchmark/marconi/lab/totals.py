@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from replay_cache import Served
 from sglang.srt.marconi_utils import ModelCost
+
+from lab.served import Served
 
 REASONS = ("state_evicted", "kv_evicted", "never_admitted")
 #: Tokens: a prompt belongs to the first bin that is not shorter.

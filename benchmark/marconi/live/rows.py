@@ -27,6 +27,7 @@ _LINES = (
     ("requests/s", ("requests_per_s",), 1, 2),
     ("input tokens/s", ("input_tokens_per_s",), 1, 0),
     ("output tokens/s", ("output_tokens_per_s",), 1, 0),
+    ("CPU seconds of the server", ("server_cpu_seconds",), 1, 1),
     ("states evicted (Marconi's count)", ("marconi", "states_evicted"), 1, 0),
     ("KV tokens evicted (Marconi's count)", ("marconi", "kv_tokens_evicted"), 1, 0),
     ("tokens lost: state evicted", ("marconi", "lost_tokens", "state_evicted"), 1, 0),

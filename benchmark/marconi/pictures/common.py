@@ -20,7 +20,7 @@ TITLE_WIDTH = 50
 
 ENGINES = {"sglang": "served cache", "paper": "paper's engine"}
 
-_SETTING = ("engine", "model", "memory ratio", "admission", "concurrency")
+_SETTING = ("engine", "base", "model", "memory ratio", "admission", "concurrency")
 #: Labels that have figures of their own.
 SWEPT_LABELS = frozenset({"layer_composition", "state_dim", "arrival_rate", "think_time"})
 
@@ -82,6 +82,8 @@ def panel_titles(panels: Sequence[Panel]) -> list[str]:
 def _setting_text(name: str, value: Any) -> str:
     if name == "engine":
         return ENGINES[value]
+    if name == "base":
+        return f"SGLang {value}"
     if name == "concurrency":
         return "one request at a time" if value is None else f"concurrency {value}"
     if name == "model":

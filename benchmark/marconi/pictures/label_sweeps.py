@@ -110,9 +110,10 @@ def _sweeps(rows: Sequence[Row], label: str) -> list[list[Row]]:
 
 def _others(row: Row, label: str) -> Hashable:
     """What is equal in a sweep over one label; a swept model is no other model."""
-    engine, model, *rest, labels = row.setting
+    engine, base, model, *rest, labels = row.setting
     others = tuple(item for item in labels if item[0] != label)
-    return row.workload, row.memory_gib, engine, "" if SWEPT[label][1] else model, *rest, others
+    model = "" if SWEPT[label][1] else model
+    return row.workload, row.memory_gib, engine, base, model, *rest, others
 
 
 def _workload(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment
+from lab.spec import DEFAULT_BASE
 
 from pictures.common import Absent, Picture, percent, place_text, short
 from pictures.rows import Row, RowError
@@ -145,7 +146,8 @@ def _run_order(row: Row) -> tuple[object, ...]:
 
 def _run(row: Row) -> tuple[str, ...]:
     memory = [] if row.memory_gib is None else [place_text(row.memory_gib)]
-    setting = [] if row.concurrency is None else [f"concurrency {row.concurrency}"]
+    setting = [] if row.base in ("", DEFAULT_BASE) else [f"SGLang {row.base}"]
+    setting += [] if row.concurrency is None else [f"concurrency {row.concurrency}"]
     setting += [f"{name} {value}" for name, value in row.labels]
     return (
         row.engine,

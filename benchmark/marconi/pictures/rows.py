@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from lab.spec import DEFAULT_BASE
 from sglang.srt.marconi_utils import cost_by_name
 
 GIB = 2**30
@@ -47,6 +48,7 @@ class Row:
     token_hit_rate: float
     flops_saved: float
     engine: str = "sglang"
+    base: str = ""
     model: str = ""
     memory_gib: float | None = None
     ratio: float | None = None
@@ -90,7 +92,7 @@ class Row:
         """
         paper = self.engine == "paper"
         of_pools = (None, self.paper_mode) if paper else (self.ratio, self.admission)
-        return (self.engine, self.model, *of_pools, self.concurrency, self.labels)
+        return (self.engine, self.base, self.model, *of_pools, self.concurrency, self.labels)
 
     @property
     def workload(self) -> str:
@@ -138,6 +140,7 @@ def parse_row(record: Any) -> Row:
         token_hit_rate=_fraction(record, "token_hit_rate"),
         flops_saved=_fraction(record, "flops_saved"),
         engine=engine,
+        base=str(record.get("base") or DEFAULT_BASE),
         model=str(record.get("model") or ""),
         memory_gib=_memory_gib(record),
         ratio=_number(record, "mamba_full_memory_ratio"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
-from typing import Any
+from collections.abc import Container, Sequence
 
 import numpy as np
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel, SurvivingSavings
+from sglang.srt.mem_cache.marconi.tree import TreeReader
 
 from policies.foresight import Foresight
 from policies.prompt_tree import PromptNode, PromptTree
@@ -45,11 +45,11 @@ class ClairvoyantPolicy:
         self._places: dict[int, PromptNode | None] = {}
         self._with_state: set[int] = set()
         self._now = -1
-        self._find: Callable[[int], Any] = _unattached
+        self._reader: TreeReader | None = None
 
-    def attach(self, cache: Any) -> None:
+    def attach(self, tree: TreeReader) -> None:
         """Be shown the tree, to see which blocks a prefix stands for."""
-        self._find = cache.tree_core.node_by_id
+        self._reader = tree
 
     def begin(self, index: int, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
         """Request ``index`` arrives, counted from 0 over the whole trace."""
@@ -58,7 +58,7 @@ class ClairvoyantPolicy:
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
         self._prefixes[prefix.id] = prefix
-        self._places[prefix.id] = self._locate(self._find(prefix.id))
+        self._places[prefix.id] = self._locate(prefix.id)
         self.on_change(prefix)
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None: ...
@@ -110,8 +110,10 @@ class ClairvoyantPolicy:
             freed = self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
         return self._savings.flops_saved(prefix) / freed if freed > 0 else 0.0
 
-    def _locate(self, node: Any) -> PromptNode | None:
+    def _locate(self, id: int) -> PromptNode | None:
         """The place of the tree node's end among the prompts; ``None`` where no prompt goes."""
+        assert self._reader is not None, "attach a tree first"
+        node = self._reader.node_by_id(id)
         below = []
         while node.parent is not None and node.id not in self._places:
             below.append(node)
@@ -123,14 +125,10 @@ class ClairvoyantPolicy:
         for node in reversed(below):
             if place is None:
                 return None
-            ids = node.key.raw_token_ids()
+            ids = self._reader.tokens_of(node.key)
             place = self._tree.descend(place, depth, ids)
             depth += len(ids)
         return place
-
-
-def _unattached(id: int) -> Any:
-    raise RuntimeError("attach a cache first")
 
 
 @policy_family(

@@ -86,6 +86,7 @@ class CacheArguments:
             "kv_tokens": self.kv_tokens or context.kv_tokens,
             "state_slots": self.state_slots or context.state_slots,
             "cost": context.cost,
+            "elastic": context.elastic,
         }
 
 

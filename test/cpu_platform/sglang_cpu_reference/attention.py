@@ -7,6 +7,7 @@ decode batch of similar lengths is one call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def extend(
     for request, prefix, new in rows:
         if new == 0:
             continue
-        slots = req_to_token[request, : prefix + new].long()
+        slots = _physical(self, req_to_token[request, : prefix + new].long())
         keys = _heads_first(k_cache, slots, query.dtype)
         values = _heads_first(v_cache, slots, query.dtype)
         queries = query[begin : begin + new].transpose(0, 1).unsqueeze(0)
@@ -111,6 +112,7 @@ def decode(
             # Slot 0 is SGLang's padding slot and always finite; a stale one might not be.
             slots = slots * valid
             mask = valid[:, None, None, :]
+        slots = _physical(self, slots)
         keys = _gather(k_cache, slots, query.dtype).transpose(1, 2)
         values = _gather(v_cache, slots, query.dtype).transpose(1, 2)
         found = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
@@ -118,7 +120,7 @@ def decode(
         return output
     for row, (request, length) in enumerate(zip(req_pool_indices.tolist(), lengths, strict=True)):
         first = 0 if sliding is None else max(0, length - 1 - sliding)
-        slots = req_to_token[request, first:length].long()
+        slots = _physical(self, req_to_token[request, first:length].long())
         found = scaled_dot_product_attention(
             queries[row : row + 1],
             _heads_first(k_cache, slots, query.dtype),
@@ -127,6 +129,51 @@ def decode(
         )
         output[row] = found[0].flatten(0, 1)
     return output
+
+
+def translates_ids(original: Callable[..., None]) -> Callable[..., None]:
+    """A backend that can translate slot ids; upstream's torch backend has no need to."""
+
+    def __init__(self: Any, model_runner: Any) -> None:
+        original(self, model_runner)
+        self.kv_index_translator = model_runner.kv_index_translator
+
+    return __init__
+
+
+def writes_physical_ids(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's forward that says of what it writes that the ids are the cache's rows.
+
+    They are on every pool: SGLang translated them when it built the batch. But upstream's torch
+    backend does not say so, and a pool of unified memory then refuses them.
+    """
+
+    def forward(
+        self: Any,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        layer: Any,
+        forward_batch: Any,
+        save_kv_cache: bool = True,
+    ) -> Tensor:
+        from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+
+        if save_kv_cache and k is not None and v is not None:
+            where = KVWriteLoc.for_layer(forward_batch, layer, swa_loc=self.swa_out_cache_loc)
+            self.token_to_kv_pool.set_kv_buffer(layer, where, k, v)
+        return original(self, q, k, v, layer, forward_batch, save_kv_cache=False)
+
+    return forward
+
+
+def _physical(backend: object, slots: Tensor) -> Tensor:
+    """Rows of the cache at ``slots``, whose ids are virtual under unified memory."""
+    translator: Any = getattr(backend, "kv_index_translator", None)
+    if translator is None:
+        return slots
+    physical: Tensor = translator.translate_dcp_read_ids(slots)
+    return physical
 
 
 def _gather(cache: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:

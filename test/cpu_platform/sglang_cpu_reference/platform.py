@@ -12,7 +12,7 @@ from typing import Any
 from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.interface import PlatformCapabilities
 
-from sglang_cpu_reference import SGLANG_VERSION, patching, threads
+from sglang_cpu_reference import SGLANG_VERSION, patching, threads, unified_memory
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
             raise patching.IncompatibleSGLang(
                 f"sglang-cpu-reference is written for sglang {SGLANG_VERSION}, found {installed}"
             )
+        unified_memory.register()
 
     def is_out_of_tree(self) -> bool:
         return True

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from sglang_cpu_reference import attention, conv, experts, host_tier, layers, ssd, state_copy
+from sglang_cpu_reference import (
+    attention,
+    conv,
+    experts,
+    host_tier,
+    layers,
+    ssd,
+    state_copy,
+    unified_memory,
+)
 from sglang_cpu_reference.patching import Replacement
 
 _KERNELS = "sglang.kernels.ops"
@@ -51,6 +60,16 @@ REPLACEMENTS = (
     ),
     Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_extend", attention.extend),
     Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_decode", attention.decode),
+    Replacement(
+        "sglang.srt.platforms.interface:reject_out_of_tree_path",
+        unified_memory.accept_unified_pools,
+        wraps=True,
+    ),
+    Replacement(f"{_TORCH_BACKEND}.__init__", attention.translates_ids, wraps=True),
+    *(
+        Replacement(f"{_TORCH_BACKEND}.{name}", attention.writes_physical_ids, wraps=True)
+        for name in ("forward_extend", "forward_decode")
+    ),
     Replacement(f"{_HOST_POOLS}.common:_cuda_host_register", host_tier.register_host_memory),
     *(
         Replacement(f"{_HOST_POOLS}.{module}:{name}", by, fills_gap=True)

@@ -7,12 +7,11 @@ request's next one lies below it. Until then it is there for a request that is r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.mem_cache.mamba_radix_prefill import AdmissionRun, PrefillCuts, run_of
-from sglang.srt.mem_cache.marconi.admission import Admission, OwnState, lies_at
-from sglang.srt.mem_cache.marconi.follow_ups import FollowUps
+from sglang.srt.mem_cache.mamba_radix_prefill import PrefillCuts, run_of
+from sglang.srt.mem_cache.marconi.admission import Admission, lies_at
+from sglang.srt.mem_cache.marconi.given_states import GivenStates
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer
 from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import BaseEvictionResult
@@ -32,39 +31,9 @@ class MambaRadixAdmission:
         boundary_tokens: Sequence[Sequence[int]] = (),
     ) -> None:
         self.cuts = PrefillCuts(cache, admission, boundary_tokens)
+        self.given = GivenStates(admission)
         self._cache = cache
-        self._admission = admission
-        self._not_reused: set[int] = set()
-        self._follow_ups = FollowUps(admission)
         self.taking_back = False
-
-    # -- events of the tree
-
-    def clear(self) -> None:
-        """The tree was emptied."""
-        self._not_reused.clear()
-        self._follow_ups.clear()
-
-    def state_looked_up(self, node: UnifiedTreeNode) -> None:
-        """Some request found the state of ``node``."""
-        self._not_reused.discard(node.id)
-        self._follow_ups.seen(node.id)
-
-    def state_created(self, node: UnifiedTreeNode) -> None:
-        """A state was put at the end of ``node``, or put there again."""
-        self._follow_ups.seen(node.id)
-
-    def split(self, lower: UnifiedTreeNode) -> None:
-        """A prompt left the path to ``lower`` between its two last nodes."""
-        self._follow_ups.parted(lower.id)
-
-    def deleted(self, node: UnifiedTreeNode) -> None:
-        """``node`` left the tree."""
-        self._follow_ups.forget(node.id)
-
-    def state_left(self, node: UnifiedTreeNode) -> None:
-        """The state of ``node`` left the device."""
-        self._not_reused.discard(node.id)
 
     # -- after an insert
 
@@ -114,43 +83,27 @@ class MambaRadixAdmission:
         if run.cut_at is not None:
             self._cache.stats.prefill_cuts += 1
             run.cut_at = None
-        former = replace(run)
-        if created:
-            run.node, run.depth = node_id, depth
-            run.at_stop = lies_at(depth, stops, grid)
-            self._not_reused.add(node_id)
-        else:
-            run.node = None
-        if former.node is None or former.node == node_id:
+        former = self.given.give(
+            run, node_id, depth, created=created, at_stop=lies_at(depth, stops, grid)
+        )
+        if former is None:
             return None
         ends_prompt = prompt_end is not None and prompt_end - grid < former.depth <= prompt_end
-        return former.depth if self._judge(former, node_id if ends_prompt else None) else None
+        node = self._cache.tree_core._node_arena.get(former.node)
+        children = 0 if node is None else self._children_beyond(node)
+        if not self.given.takes_back(former, children, node_id if ends_prompt else None):
+            return None
+        self._take_back(node)
+        return former.depth
 
-    def _judge(self, former: AdmissionRun, last: int | None) -> bool:
-        """Whether the state of ``former`` was taken back.
-
-        Args:
-            last: the node of the request's last state, if ``former`` is the end of the prompt.
-        """
-        core = self._cache.tree_core
-        node = core._node_arena.get(former.node)
-        reused = former.node not in self._not_reused
-        self._not_reused.discard(former.node)
-        if node is None:
-            return False
+    @staticmethod
+    def _children_beyond(node: UnifiedTreeNode) -> int:
+        """How many prefixes go on from the state of ``node``; 0 where it cannot leave."""
         state = node.component_data[ComponentType.MAMBA]
         # A lock is another request's or a backup's; a leaf cannot do without its state.
-        if state.value is None or state.lock_ref or state.session_ref or not node.children:
-            return False
-        own = OwnState(
-            former.depth, former.at_stop, reused, len(node.children), prompt_end=last is not None
-        )
-        if last is not None and not own.shared:
-            self._follow_ups.watch(node.id, last)
-        if not self._admission.takes_back(own):
-            return False
-        self._take_back(node)
-        return True
+        if state.value is None or state.lock_ref or state.session_ref:
+            return 0
+        return len(node.children)
 
     def _take_back(self, node: UnifiedTreeNode) -> None:
         core = self._cache.tree_core

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix_admission import MambaRadixAdmission
-from sglang.srt.mem_cache.mamba_radix_tree import (
-    COMPONENTS,
-    TREE_CORE_BACKEND,
-    PolicyWalk,
-    register_tree_core,
-    session_test,
-)
+from sglang.srt.mem_cache.mamba_radix_core import with_tree_core
+from sglang.srt.mem_cache.mamba_radix_shared import SharedMemory, SingleVictim
+from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk, session_test
 from sglang.srt.mem_cache.marconi.accounts import MarconiAccounts
 from sglang.srt.mem_cache.marconi.admission import ADMISSIONS
+from sglang.srt.mem_cache.marconi.policy import orders_shared_memory
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.stats import VictimKind
-from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+from sglang.srt.utils.rank_consensus_checker import rank_consensus
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
@@ -42,6 +39,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def __init__(self, params: CacheInitParams, *, setup: MarconiSetup) -> None:
         self.tuning: MambaRadixTuning | None = None
         self.admission: MambaRadixAdmission | None = None
+        self._shared = SharedMemory(self)
         self._was_short = False
         self.open_accounts(setup, at_rest="path_cap")
         if setup.config.marconi_admission != "sglang":
@@ -50,17 +48,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
                 ADMISSIONS[setup.config.marconi_admission](),
                 setup.config.marconi_boundary_tokens,
             )
-        register_tree_core()
-        super().__init__(
-            replace(
-                params,
-                tree_core_backend=TREE_CORE_BACKEND,
-                component_registry_override={
-                    **(params.component_registry_override or {}),
-                    **COMPONENTS,
-                },
-            )
-        )
+        super().__init__(with_tree_core(params, setup))
         if setup.make_tuning is not None and not params.disable:
             self.tuning = setup.make_tuning(self.adopt, self.count_error)
 
@@ -80,6 +68,31 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         """Free ``mamba_num`` state slots."""
         return self.evict(EvictParams(num_tokens=0, mamba_num=mamba_num))
 
+    def evict_for_alloc(
+        self,
+        params: EvictParams,
+        *,
+        allocation_reclaim_satisfied: Callable[[], bool] | None = None,
+    ) -> EvictResult:
+        """Evict until an allocation that fell short by ``params`` can be served.
+
+        Where states and KV share their memory and the policy orders both, either may go.
+        """
+        if (
+            self.disable
+            or allocation_reclaim_satisfied is not None
+            or not (self.marconi.shared_memory and orders_shared_memory(self.policy))
+        ):
+            return super().evict_for_alloc(
+                params, allocation_reclaim_satisfied=allocation_reclaim_satisfied
+            )
+        return self._evict_across(params)
+
+    @rank_consensus(same_params=True, same_results=True)  # type: ignore[untyped-decorator]
+    def _evict_across(self, params: EvictParams) -> EvictResult:
+        self._was_short = True
+        return self._shared.make_room(params)
+
     def marconi_state(self) -> dict[str, object]:
         """What is configured and what it did so far, as plain JSON types."""
         return {
@@ -92,26 +105,26 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def forget_tree(self) -> None:
         super().forget_tree()
         if self.admission is not None:
-            self.report(self.admission.clear)
+            self.report(self.admission.given.clear)
         if self.tuning is not None:
             self.tuning.flushed()
 
     def state_created(self, node: UnifiedTreeNode) -> None:
         super().state_created(node)
         if self.admission is not None:
-            self.admission.state_created(node)
+            self.admission.given.created(node.id)
 
     def state_consumed(self, node: UnifiedTreeNode) -> None:
         """A request found the state of ``node``."""
         self.view.state_consumed(node)
         if self.admission is not None:
-            self.admission.state_looked_up(node)
+            self.admission.given.looked_up(node.id)
 
     def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
         """``upper`` was put between ``lower`` and its parent."""
         self.view.split(upper, lower)
         if self.admission is not None:
-            self.admission.split(lower)
+            self.admission.given.parted(lower.id)
 
     def state_taken_back(self, node: UnifiedTreeNode) -> None:
         """Admission gave up the state of ``node``: it counts as never admitted, not as evicted."""
@@ -120,40 +133,58 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def state_leaves(self, node: UnifiedTreeNode) -> None:
         """The state of ``node`` is about to be evicted from the device, with or without its KV."""
-        if node.component_data[ComponentType.MAMBA].value is None:
+        if not self.tree.holds_state(node):
             return
         if self.admission is not None:
-            self.admission.state_left(node)
+            self.admission.given.left(node.id)
             if self.admission.taking_back:
                 return
-        if node not in self.tree_core.evictable_device_leaves:
+        if not self.tree.is_evictable_leaf(node):
             self.count_victim(node, VictimKind.STATE_ONLY, kv_tokens=0)
 
     def kv_leaves(self, node: UnifiedTreeNode) -> None:
         """The KV of ``node`` is about to be evicted from the device, and its state with it."""
-        if node.component_data[ComponentType.FULL].value is None:
-            return
-        has_state = node.component_data[ComponentType.MAMBA].value is not None
+        has_state = self.tree.holds_state(node)
         kind = VictimKind.LEAF_WITH_STATE if has_state else VictimKind.LEAF_KV_ONLY
         self.count_victim(node, kind, kv_tokens=len(node.key))
 
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         super().prefix_deleted(node)
         if self.admission is not None:
-            self.admission.deleted(node)
+            self.admission.given.deleted(node.id)
 
     # -- eviction walks
 
-    def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | None:
-        """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
+    def eviction_starts(self) -> None:
+        """SGLang begins a walk; one of several over shared memory is no operation of its own."""
+        if self._shared.walk is None:
+            self.view.tick()
+
+    def begin_walk(self, pool: Pool) -> bool:
+        """``pool`` is short; whether the policy chooses the victims, and not SGLang."""
         self.start_shortage(pool)
         self._was_short = True
-        if pool not in self.policy.pools:
-            return None
-        return PolicyWalk(self, pool, session_test(component))
+        return pool in self.policy.pools
+
+    def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | SingleVictim | None:
+        """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
+        if self._shared.walk is not None:
+            return self._shared.walk
+        return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
+
+    def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
+        """See :meth:`MambaRadixView.victim`.
+
+        Raises:
+            RuntimeError: an event of the tree was lost.
+        """
+        if not self.view_is_sound:
+            raise RuntimeError("the view of the tree is not sound until the next reset")
+        return self.view.victim(pool, excluding=excluding)
 
     def end_walk(self) -> None:
-        self.end_shortage()
+        if self._shared.walk is None:
+            self.end_shortage()
 
     # -- lookups
 
@@ -167,13 +198,12 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return result
 
     def _note_match(self, params: Any, result: Any) -> None:
-        core = self.tree_core
         # With a host tier, KV between the last state on the device and the state that is loaded
         # back can lie on either side: only the node says how deep the request resumes.
-        hit = self.view.depth(core.node_by_id(result.best_match_node))
-        last = core.root_node
+        hit = self.view.depth(self.tree.node_by_id(result.best_match_node))
+        last = self.tree.root_node
         if result.last_visited_node_id is not None:
-            last = core.node_by_id(result.last_visited_node_id)
+            last = self.tree.node_by_id(result.last_visited_node_id)
         kv_alive = max(result.full_kv_hit_length, hit)
         self.note_lookup(params.req, params.key, hit=hit, kv_alive=kv_alive, last=last)
 

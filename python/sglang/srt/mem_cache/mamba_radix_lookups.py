@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
-from sglang.srt.mem_cache.marconi.ghosts import Ghosts, PrefixDigest, extend, root_digest
+from sglang.srt.mem_cache.marconi.ghosts import (
+    BLOCK_TOKENS,
+    Ghosts,
+    PrefixDigest,
+    extend,
+    root_digest,
+)
 from sglang.srt.mem_cache.marconi.policy import ReturnObserver
 from sglang.srt.mem_cache.marconi.stats import Lookup
 from sglang.srt.mem_cache.marconi.tree import TreeReader
@@ -14,8 +20,8 @@ from sglang.srt.mem_cache.marconi.tree import TreeReader
 class MambaRadixLookups:
     """Explains the lookup of every request, once, as of its last match before prefill.
 
-    A match costs a walk over the nodes between the state it found and the KV that still lives, and,
-    once anything was deleted, the hashing of the tokens beyond that lead along deleted prefixes.
+    A match costs a walk over the nodes between the state it found and the KV that still lives.
+    Where it leaves that along a deleted prefix, the tokens of the path are hashed too, once a node.
     """
 
     def __init__(self, view: MambaRadixView) -> None:
@@ -68,7 +74,7 @@ class MambaRadixLookups:
         deepest_state, lost = self._deepest_lost_state(last, hit)
         deepest_kv = kv_alive
         state_kv_alive = True
-        if len(self._ghosts) and kv_alive < len(key):
+        if len(self._ghosts) and kv_alive < len(key) and self._may_lead_on(key, kv_alive):
             alive = self._digest(last, key)
             if alive.length == kv_alive:
                 ghost = self._ghosts.look_up(alive, self._reader().tokens_of(key)[kv_alive:])
@@ -95,6 +101,11 @@ class MambaRadixLookups:
     def _reader(self) -> TreeReader:
         assert self._tree is not None
         return self._tree
+
+    def _may_lead_on(self, key: Any, kv_alive: int) -> bool:
+        number = kv_alive // BLOCK_TOKENS
+        block = key[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS]
+        return self._ghosts.may_lead_on(number, self._reader().tokens_of(block))
 
     def _deepest_lost_state(self, node: Any, hit: int) -> tuple[int, int | None]:
         """The deepest evicted state on the path to ``node``.

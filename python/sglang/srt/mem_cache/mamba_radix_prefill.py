@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.marconi.admission import Admission, Chunk, boundaries
+from sglang.srt.mem_cache.marconi.given_states import LastGiven
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 
 if TYPE_CHECKING:
@@ -19,20 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class AdmissionRun:
-    """What one running request did; kept on the request.
+class AdmissionRun(LastGiven):
+    """What one running request did, in tokens; kept on the request.
 
     Attributes:
-        node: id of the node that holds its deepest own state, ``None`` where there is none.
-        depth: tokens from the root to that state.
-        at_stop: that state is meant to stay.
         cut_at: depth at which its prefill is being cut.
         boundaries: depths beside the branch point at which it is to leave a state.
     """
 
-    node: int | None = None
-    depth: int = 0
-    at_stop: bool = False
     cut_at: int | None = None
     boundaries: tuple[int, ...] | None = None
 

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.mamba_radix_shared import is_shared
 from sglang.srt.mem_cache.mamba_radix_tuning import make_tuning
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup, make_setup
+from sglang.srt.runtime_context import get_memory
 
 
 def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
@@ -32,7 +34,13 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         ctx.params.token_to_kv_pool_allocator.get_kvcache(),
         labels,
     )
-    if not config.tunes:
+    lower = ctx.enable_hierarchical_cache or get_memory().enable_unified_cache_external_linker
+    setup = replace(
+        setup,
+        shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator),
+        has_lower_tier=bool(lower),
+    )
+    if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
     return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))

@@ -6,26 +6,24 @@ policy must know, or points the stock eviction step at the policy's victim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix_key import plain_key
+from sglang.srt.mem_cache.mamba_radix_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer, LRURefreshPhase
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
-from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
-    get_tree_core_factory,
-    register_tree_core_backend,
-)
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+    from sglang.srt.mem_cache.mamba_radix_shared import SingleVictim
+    from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
-
-TREE_CORE_BACKEND = "marconi"
 
 
 class MambaRadixTreeCore(UnifiedTreeCore):
@@ -33,24 +31,45 @@ class MambaRadixTreeCore(UnifiedTreeCore):
 
     def __init__(self, params: CacheInitParams, components: dict[ComponentType, Any]) -> None:
         self.cache: MambaRadixCache = components[ComponentType.MAMBA].cache
+        self._leaf_order: LeafOrder | None = None
         self.cache.attach_tree(self)
         super().__init__(params, components)
 
     def reset(self) -> None:
+        self._leaf_order = None
         super().reset()
         self.cache.forget_tree()
 
     def match_prefix(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin(params)
         return super().match_prefix(params)
 
     def begin_insert(self, params: Any) -> Any:
-        self.cache.view.tick()
+        self._begin(params)
         return super().begin_insert(params)
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
-        self.cache.view.tick()
+        self.cache.eviction_starts()
         super().evict_device_start(component_type, request_cnt)
+
+    def _begin(self, params: Any) -> None:
+        self.cache.view.tick()
+        self.cache.report(self.cache.view.catch_up)
+        if not self.is_eagle:
+            params.key = plain_key(params.key)
+
+    def _is_device_leaf(self, node: UnifiedTreeNode) -> bool:
+        """As stock's, which asks by generators; every operation asks it of several nodes."""
+        full = ComponentType.FULL
+        if node is self.root_node or node.component_data[full].value is None:
+            return False
+        for data in node.component_data:
+            if data.lock_ref > 0:
+                return False
+        for child in node.children.values():  # noqa: SIM110
+            if child.component_data[full].value is not None:
+                return False
+        return True
 
     # -- answers to the view and the lookups
 
@@ -77,6 +96,20 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     def namespace_of(key: Any) -> str:
         return f"{key.extra_key or ''}\0{key.cache_salt or ''}"
 
+    # -- stock's own order of KV leaves
+
+    def lru_walk(self) -> LeafOrder | None:
+        """Stock's walk over KV leaves without sorting them; ``None`` where they are not in LRU."""
+        if not keeps_lru_order(self):
+            return None
+        if self._leaf_order is None:
+            self._leaf_order = LeafOrder(self.evictable_device_leaves)
+        return self._leaf_order.begin_walk()
+
+    def forget_lru(self) -> None:
+        """Another order is in force: keep up with this one no longer."""
+        self._leaf_order = None
+
     # -- events
 
     def set_component_device_value(
@@ -87,7 +120,14 @@ class MambaRadixTreeCore(UnifiedTreeCore):
             self.cache.report(self.cache.view.state_created, self.node_by_id(node_id))
 
     def _update_evictable_leaf_sets(self, node: UnifiedTreeNode) -> None:
-        super()._update_evictable_leaf_sets(node)
+        order = self._leaf_order
+        if order is None:
+            super()._update_evictable_leaf_sets(node)
+        else:
+            was_leaf = node in self.evictable_device_leaves
+            super()._update_evictable_leaf_sets(node)
+            if not was_leaf and node in self.evictable_device_leaves:
+                order.became_leaf(node)
         self.cache.report(self.cache.view.leaf_sets_updated, node)
 
     def _remove_leaf_from_parent(self, node: UnifiedTreeNode) -> None:
@@ -95,78 +135,6 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         super()._remove_leaf_from_parent(node)
         self.cache.report(self.cache.view.removed, node)
         self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
-
-
-class PolicyWalk:
-    """One eviction walk: asks for victims, and never offers the same one twice in the same role.
-
-    A victim can survive being offered (a HiCache backup that fails), and stock's own walk passes
-    it over for the rest of the walk too.
-    """
-
-    def __init__(
-        self, cache: MambaRadixCache, pool: Pool, in_session: Callable[[Any], bool] | None
-    ) -> None:
-        self._cache = cache
-        self._pool = pool
-        self._in_session = in_session
-        self._spare_sessions = in_session is not None
-        self._offered: dict[int, bool] = {}
-
-    def next(self) -> UnifiedTreeNode | None:
-        """The policy's next victim, or LRU's if scoring fails; sessions' nodes come last."""
-        node = self._next()
-        if node is None and self._spare_sessions:
-            self._spare_sessions = False
-            node = self._next()
-        if node is not None:
-            self._offered[node.id] = self._is_leaf(node)
-        return node
-
-    def _excluded(self) -> set[int]:
-        """Ids to pass over: what was offered in the role it has now, and what sessions hold."""
-        arena = self._cache.tree_core._node_arena
-        self._offered = {id: role for id, role in self._offered.items() if id in arena}
-        excluded = {id for id, role in self._offered.items() if role == self._is_leaf(arena[id])}
-        if self._spare_sessions and self._in_session is not None:
-            excluded.update(node.id for node in self._everything() if self._in_session(node))
-        return excluded
-
-    def _is_leaf(self, node: UnifiedTreeNode) -> bool:
-        return node in self._cache.tree_core.evictable_device_leaves
-
-    def _everything(self) -> Iterable[UnifiedTreeNode]:
-        """All that the pool could evict."""
-        core = self._cache.tree_core
-        everything: Iterable[UnifiedTreeNode] = (
-            core.lru_lists[ComponentType.MAMBA].cache.values()
-            if self._pool is Pool.STATE
-            else core.evictable_device_leaves
-        )
-        return everything
-
-    def _next(self) -> UnifiedTreeNode | None:
-        excluded = set(self._offered)
-        try:
-            excluded = self._excluded()
-            if not self._cache.view_is_sound:
-                raise RuntimeError("the view of the tree is not sound until the next reset")
-            return self._cache.view.victim(self._pool, excluding=excluded)
-        except Exception as error:
-            self._cache.count_fallback(self._pool, error)
-            return self._least_recent(excluded)
-
-    def _least_recent(self, excluded: set[int]) -> UnifiedTreeNode | None:
-        core = self._cache.tree_core
-        if self._pool is Pool.STATE:
-            lru = core.lru_lists[ComponentType.MAMBA]
-            node = lru.get_lru_no_lock()
-            while node is not None and node.id in excluded:
-                node = lru.get_prev_no_lock(node)
-            return node if node is None or lru.in_list(node) else None
-        leaves = [node for node in core.evictable_device_leaves if node.id not in excluded]
-        priority = core.eviction_strategy.get_priority
-        return min(leaves, key=lambda n: (priority(n), n.last_access_time, n.id), default=None)
 
 
 class PolicyMambaComponent(MambaComponent):
@@ -255,13 +223,19 @@ class PolicyFullComponent(FullComponent):
     def evict_component(
         self, node: UnifiedTreeNode, *args: Any, target: EvictLayer = EvictLayer.DEVICE, **kw: Any
     ) -> tuple[int, int]:
-        if EvictLayer.DEVICE in target:
+        if EvictLayer.DEVICE in target and not node.evicted:
             self.cache.report(self.cache.kv_leaves, node)
         freed: tuple[int, int] = super().evict_component(node, *args, target=target, **kw)
         return freed
 
     def _evict_device_start(self, request_cnt: int) -> None:
-        self._walk = self.cache.start_walk(Pool.KV, self)
+        self._walk: PolicyWalk | SingleVictim | LeafOrder | None = self.cache.start_walk(
+            Pool.KV, self
+        )
+        if self._walk is None:
+            self._walk = self.tree_core.lru_walk()
+        else:
+            self.tree_core.forget_lru()
         if self._walk is None:
             super()._evict_device_start(request_cnt)
         else:
@@ -278,20 +252,9 @@ class PolicyFullComponent(FullComponent):
     def _evict_device_end(self) -> None:
         super()._evict_device_end()
         self.cache.end_walk()
+        if isinstance(self._walk, LeafOrder):
+            self._walk.end_walk()
         self._walk = None
-
-
-def session_test(component: Any) -> Callable[[Any], bool] | None:
-    """Whether a session references a node's data, ``None`` where sessions are not tracked."""
-    if not component.tree_core.enable_session_radix_cache:
-        return None
-    return lambda node: bool(component.session_ref(node) > 0)
-
-
-def register_tree_core() -> None:
-    """Make the core selectable by ``CacheInitParams.tree_core_backend``; may be called again."""
-    if get_tree_core_factory(TREE_CORE_BACKEND) is None:
-        register_tree_core_backend(TREE_CORE_BACKEND, MambaRadixTreeCore)
 
 
 COMPONENTS: dict[ComponentType, type[Any]] = {

@@ -18,7 +18,7 @@ from sglang.srt.mem_cache.marconi.tuning.controller import Agree, Controller
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowShape
 from sglang.srt.mem_cache.marconi.tuning.tuner import Tuner
 from sglang.srt.mem_cache.marconi.tuning.worker import WorkerSetup
-from sglang.srt.runtime_context import mamba_checkpoint_grid, mamba_track_grid
+from sglang.srt.runtime_context import get_exec, mamba_checkpoint_grid, mamba_track_grid
 
 #: Tokens that one hash stands for, unless a page is longer.
 BLOCK_TOKENS = 64
@@ -117,7 +117,7 @@ class MambaRadixTuning:
                 followed.blocks * self._hasher.block_tokens : req.kv.kv_committed_len
             ]
             generated = self._hasher.extend(followed.chain, followed.blocks, tokens).tobytes()
-        self._tuner.send(wire.ended(followed.run_id, generated))
+        self._tuner.send(wire.ended(followed.run_id, generated, len(req.output_ids)))
 
 
 def shadow_shape(params: Any) -> ShadowShape:
@@ -140,6 +140,7 @@ def shadow_shape(params: Any) -> ShadowShape:
         grid=max(mamba_checkpoint_grid(page) // block, 1) if buffered else 1,
         branches=buffered,
         working_states=working,
+        states_per_path=get_exec().mamba.mamba_max_states_per_path,
     )
 
 
@@ -157,7 +158,7 @@ def make_tuning(
     """
     group = params.tp_cache_group
     ranks = 1 if group is None else torch.distributed.get_world_size(group=group)
-    shape = shadow_shape(params)
+    shape = replace(shadow_shape(params), admission=config.marconi_admission)
 
     def setup(current: int | None) -> WorkerSetup:
         return WorkerSetup(
@@ -166,6 +167,7 @@ def make_tuning(
             choices=choices(config),
             current=current,
             memory_bytes=config.marconi_tuner_memory_mib << 20,
+            record=config.marconi_record,
         )
 
     is_first = ranks == 1 or torch.distributed.get_rank(group=group) == 0

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, orders_shared_memory
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
+
+#: Marked nodes that a decision may find, unless more were marked since :meth:`catch_up`.
+MOST_MARKED = 64
+#: Nodes that one call of it brings up to date.
+CAUGHT_UP = 8
 
 
 class MambaRadixView:
@@ -142,26 +147,54 @@ class MambaRadixView:
         for node in marked.values():
             self._refresh_node(node)
 
-    def prefix(self, node: Any) -> CachedPrefix:
-        """What is known of ``node`` now, whether or not it could be a victim."""
-        return self._describe(node)
+    def catch_up(self) -> None:
+        """Bring a few up to date where many are marked, so that no decision meets them all.
 
-    def victim(self, pool: Pool, excluding: Collection[int] = ()) -> Any | None:
-        """The node that the policy would evict from ``pool``, ``None`` if it has none."""
+        To be called between operations on the tree, while it is whole.
+        """
+        if len(self._marked) > MOST_MARKED:
+            for _ in range(CAUGHT_UP):
+                self._refresh_node(self._marked.pop(next(iter(self._marked))))
+
+    def prefix(self, node: Any) -> CachedPrefix:
+        """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
+        known = self._prefixes.get(node.id)
+        return self._describe(node) if known is None or node.id in self._marked else known
+
+    def victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any | None:
+        """The node that the policy would evict from ``pool``, ``None`` if it has none.
+
+        Args:
+            pool: ``None``: from memory that both pools share; the policy must order that.
+            excluding: ids to pass over.
+        """
         assert self._tree is not None
         self.refresh()
+        if pool is not None and orders_shared_memory(self.policy):
+            stay = (id for id, prefix in self._prefixes.items() if not prefix.may_leave(pool))
+            excluding = {*excluding, *stay}
         while True:
-            prefix = self.policy.victim(pool, self.now, excluding)
+            prefix = self.policy.victim(pool or Pool.STATE, self.now, excluding)
             if prefix is None:
                 return None
             node = self._tree.node_by_id(prefix.id)
-            if self._describe(node).may_leave(pool):
+            if self._may_leave(node, pool):
                 return node
-            # A change that no event announced: take note of it and ask again. The policy drops
-            # what may not leave, so this ends.
+            # A change that no event announced: take note of it and ask again.
             self._refresh_node(node)
+            excluding = {*excluding, prefix.id}
 
     # -- internals
+
+    def _may_leave(self, node: Any, pool: Pool | None) -> bool:
+        assert self._tree is not None
+        if pool is not Pool.STATE and self._tree.is_evictable_leaf(node):
+            return True
+        return (
+            pool is not Pool.KV
+            and self._tree.holds_state(node)
+            and not self._tree.state_is_locked(node)
+        )
 
     def _mark_down_to_states(self, node: Any) -> None:
         assert self._tree is not None

@@ -1,8 +1,8 @@
 """Wires Marconi into SGLang 0.5.23: server args, the cache, read-outs, and a check of itself.
 
-SGLang loads this module by the entry point ``sglang.srt.plugins`` in every process. Without a
-Marconi option every hook hands through to stock. With one, an incomplete wiring is an error before
-the model loads, because SGLang only logs a plugin that fails.
+In every process SGLang finds this module by the entry point ``sglang.srt.plugins``, or is patched
+to call it. Without a Marconi option every hook hands through to stock. With one, an incomplete
+wiring is an error before the model loads, because SGLang only logs a plugin that fails.
 """
 
 from __future__ import annotations
@@ -143,6 +143,13 @@ def check_server_args(_result: None, server_args: Any) -> None:
         )
     if config.tunes:
         _check_one_group(view)
+        if getattr(view, "enable_unified_memory", False):
+            raise MarconiConfigError(
+                "--marconi-eff-weight or --marconi-evict-policy is auto but "
+                "--enable-unified-memory is set, which the tuner does not simulate; allowed with "
+                "it are a number, or --disable-marconi-autotune"
+            )
+    _check_record(config, getattr(view, "pp_size", 1) or 1)
     chunk = getattr(view, "chunked_prefill_size", None)
     if config.marconi_admission == "judicious" and chunk is not None and chunk <= 0:
         raise MarconiConfigError(
@@ -159,6 +166,28 @@ def check_server_args(_result: None, server_args: Any) -> None:
     from sglang.srt.mem_cache.marconi.setup import model_cost
 
     model_cost(model_config.hf_config, config)
+
+
+def _check_record(config: MarconiConfig, pp_size: int) -> None:
+    """Requests can be appended, once each, to the file that is named.
+
+    Raises:
+        MarconiConfigError: they cannot.
+    """
+    if config.marconi_record is None:
+        return
+    if pp_size > 1:
+        raise MarconiConfigError(
+            f"--marconi-record is {config.marconi_record!r} but --pp-size is {pp_size}, and every "
+            f"stage would record the same requests; allowed with it is --pp-size 1"
+        )
+    try:
+        open(config.marconi_record, "ab").close()
+    except OSError as error:
+        raise MarconiConfigError(
+            f"--marconi-record is {config.marconi_record!r}, which cannot be written ({error}); "
+            f"allowed is a file in a folder that exists"
+        ) from error
 
 
 def _check_one_group(view: Any) -> None:
@@ -299,11 +328,16 @@ _problems: list[str] = []
 
 
 def register() -> None:
-    """Entry point: register all hooks, and remember what stands in the way of any."""
+    """Entry point: register all hooks, and remember what stands in the way of any.
+
+    A second call, where a patched tree and the entry point both name it, registers nothing twice.
+    """
     _problems.clear()
     _problems.extend(find_problems())
     for hook in HOOKS:
-        HookRegistry.register(hook.target, hook.function, hook.kind)
+        registered = HookRegistry._hooks.get(hook.target, ())
+        if all(function is not hook.function for _, function, _ in registered):
+            HookRegistry.register(hook.target, hook.function, hook.kind)
     accept_engine_keywords()
 
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sglang.srt.mem_cache.marconi import options
-from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfig, MarconiConfigError
+from sglang.srt.mem_cache.marconi.config import FLAGS as ALL_FLAGS
+from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
 
 logger = logging.getLogger(__name__)
+
+#: The options of this release: it has no tuner, and no admission but its own.
+FLAGS = tuple(
+    replace(flag, choices=("sglang",)) if flag.field == "marconi_admission" else flag
+    for flag in options.without_tuner(ALL_FLAGS)
+    if not flag.sequences
+)
 
 #: Attribute of ServerArgs with the ``--max-mamba-cache-size`` that the operator gave.
 STATES_ASKED = "max_mamba_cache_size_asked"
@@ -28,7 +38,16 @@ def add_fields(cls: type) -> type:
 
 
 def add_cli_args(parser: argparse.ArgumentParser) -> None:
-    options.add_cli_args(parser)
+    options.add_cli_args(parser, FLAGS)
+
+
+def read_options(given: Mapping[str, Any]) -> MarconiConfig | None:
+    """Options by field name, checked and completed; ``None`` where none is given.
+
+    Raises:
+        MarconiConfigError: an option is not allowed.
+    """
+    return MarconiConfig.from_options(given, FLAGS)
 
 
 def config_of(server_args: Any) -> MarconiConfig | None:
@@ -37,9 +56,7 @@ def config_of(server_args: Any) -> MarconiConfig | None:
     Raises:
         MarconiConfigError: an option is not allowed.
     """
-    return MarconiConfig.from_options(
-        {flag.field: getattr(server_args, flag.field, None) for flag in FLAGS}
-    )
+    return read_options({flag.field: getattr(server_args, flag.field, None) for flag in FLAGS})
 
 
 def check_server_args(server_args: Any) -> None:
@@ -61,11 +78,6 @@ def check_server_args(server_args: Any) -> None:
     if os.environ.get("SGLANG_EXPERIMENTAL_CPP_RADIX_TREE") == "1":
         raise MarconiConfigError(
             f"{chosen} but SGLANG_EXPERIMENTAL_CPP_RADIX_TREE is 1; allowed is one of the two"
-        )
-    if config.marconi_admission != "sglang":
-        raise MarconiConfigError(
-            f"--marconi-admission is {config.marconi_admission} but this SGLang is 0.5.4; allowed "
-            f"is sglang"
         )
     from sglang.srt.configs import Qwen3NextConfig
     from sglang.srt.mem_cache.marconi.setup import model_cost

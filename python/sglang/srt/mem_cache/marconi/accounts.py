@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_lookups import MambaRadixLookups
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
-from sglang.srt.mem_cache.marconi.policy import create_policy, reweight
+from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, create_policy, reweight
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.stats import MarconiStats, VictimKind
@@ -36,7 +36,7 @@ class MarconiAccounts:
         self.stats = MarconiStats()
         self.choice = untuned(setup.config, is_tuned=setup.make_tuning is not None)
         self.stats.eff_weight = self.choice.eff_weight
-        self.policy = setup.policy or create_policy(self.choice.config, setup.savings)
+        self.policy = setup.policy or self._policy_of(self.choice)
         self.view = MambaRadixView(self.policy)
         self.view_is_sound = True
         self._at_rest = at_rest
@@ -45,6 +45,7 @@ class MarconiAccounts:
         self._lookups = MambaRadixLookups(self.view)
 
     def attach_tree(self, tree: TreeReader) -> None:
+        self.tree = tree
         self.view.attach(tree)
         self._lookups.attach(tree)
 
@@ -67,10 +68,14 @@ class MarconiAccounts:
         if replace(self.choice.config, marconi_eff_weight=weight) == choice.config:
             reweight(self.policy, choice.config)
         else:
-            self.policy = create_policy(choice.config, self.marconi.savings)
+            self.policy = self._policy_of(choice)
             self.report(self.view.replace_policy, self.policy)
         self.choice = choice
         self.stats.eff_weight = choice.eff_weight
+
+    def _policy_of(self, choice: Choice) -> EvictionPolicy:
+        setup = self.marconi
+        return create_policy(choice.config, setup.savings, shared_memory=setup.shared_memory)
 
     # -- what the tree reports
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, LruPolicy
+from sglang.srt.mem_cache.marconi.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.tuning.splits import FEWEST, resplit
 from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
 
 #: ``--mamba-full-memory-ratio``: bytes of states to a byte of KV; SGLang's default is 0.9.
@@ -17,25 +18,8 @@ RATIOS = (0.1, 0.2, 0.3, 0.5, 0.9, 2.0, 4.0)
 DEFAULT_RATIO = 0.9
 #: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval``.
 CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
-#: A split must leave the pools room for so many states and blocks to be tried at all.
-FEWEST_STATES, FEWEST_BLOCKS = 8, 8
 #: An advice other than stock's must save this share of all FLOPs more.
 WORTHWHILE = 0.002
-
-
-@dataclass(frozen=True)
-class HashedRequest:
-    """A request as chained block hashes (:class:`BlockHasher`).
-
-    Attributes:
-        prompt_tokens: length of its prompt.
-        prompt: hashes of the prompt's whole blocks.
-        generated: hashes of the blocks filled beyond them.
-    """
-
-    prompt_tokens: int
-    prompt: array[int]
-    generated: array[int]
 
 
 @dataclass(frozen=True)
@@ -44,21 +28,64 @@ class PolicyRow:
 
     Attributes:
         static: makes it for pools of their own.
-        elastic: makes it for shared memory, ``None`` where it cannot choose between both pools.
         flags: how the server is told.
+        elastic: makes it for shared memory, ``None`` where it cannot choose between both pools.
+        admission: as ``--marconi-admission``.
+        states_per_path: as ``--mamba-max-states-per-path``.
     """
 
     static: Callable[[CostModel], EvictionPolicy]
-    elastic: Callable[[CostModel], EvictionPolicy] | None
     flags: str
+    elastic: Callable[[CostModel], EvictionPolicy] | None = None
+    admission: str = "sglang"
+    states_per_path: int = -1
 
 
+def _lru(cost: CostModel) -> EvictionPolicy:
+    return LruPolicy()
+
+
+def _shared_value(cost: CostModel) -> EvictionPolicy:
+    return ValuePolicy(cost, shared=True)
+
+
+STOCK = "stock LRU"
+#: The column of memory that KV and states share.
+ELASTIC = "elastic"
+_CAP, _VALUE = "--mamba-max-states-per-path", "--marconi-evict-policy 3"
+_JUDICIOUS = "--marconi-admission judicious"
 POLICY_ROWS: dict[str, PolicyRow] = {
-    "stock LRU": PolicyRow(lambda cost: LruPolicy(), None, ""),
-    "policy 3 (value)": PolicyRow(
-        ValuePolicy, lambda cost: ValuePolicy(cost, shared=True), "--marconi-evict-policy 3"
+    STOCK: PolicyRow(_lru, ""),
+    **{
+        f"stock LRU, {cap} states a path": PolicyRow(_lru, f"{_CAP} {cap}", states_per_path=cap)
+        for cap in (2, 4)
+    },
+    "policy 1 (LRU), judicious": PolicyRow(
+        _lru, f"--marconi-evict-policy 1 {_JUDICIOUS}", admission="judicious"
     ),
+    "policy 3 (value)": PolicyRow(ValuePolicy, _VALUE, _shared_value),
+    "policy 3, judicious": PolicyRow(ValuePolicy, f"{_VALUE} {_JUDICIOUS}", admission="judicious"),
 }
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to run the server.
+
+    Attributes:
+        policy: a key of :data:`POLICY_ROWS`.
+        ratio: ``--mamba-full-memory-ratio``; ``None``: ``--enable-unified-memory``.
+        saved: share of the prompts' FLOPs that it saves.
+    """
+
+    policy: str
+    ratio: float | None
+    saved: float
+
+    @property
+    def memory(self) -> str:
+        """The column of :attr:`Advice.saved`."""
+        return ELASTIC if self.ratio is None else f"{self.ratio:g}"
 
 
 @dataclass(frozen=True)
@@ -66,25 +93,20 @@ class Advice:
     """What saves most.
 
     Attributes:
-        policy: a key of :data:`POLICY_ROWS`.
-        ratio: ``--mamba-full-memory-ratio``.
-        best_saved, stock_saved: share of the prompts' FLOPs saved by it, and by stock LRU at the
-            default ratio.
-        elastic_saved: what one budget for KV and states would save at most. It is measured, not
-            advised: policy 3 does not yet choose between both pools on a server.
+        best: of all that was tried; stock LRU at the default ratio unless :data:`WORTHWHILE`.
+        static: the best with a pool each for states and KV.
+        stock: LRU at the default ratio.
         requests: how many were replayed.
         ratios: that were tried.
-        saved: share of FLOPs saved, by "policy/ratio" and "policy/elastic".
+        saved: share of FLOPs saved, by policy and by ratio or "elastic".
     """
 
-    policy: str
-    ratio: float
-    best_saved: float
-    stock_saved: float
-    elastic_saved: float
+    best: Option
+    static: Option
+    stock: Option
     requests: int
     ratios: tuple[float, ...]
-    saved: Mapping[str, float]
+    saved: Mapping[str, Mapping[str, float]]
 
 
 def advise(
@@ -94,47 +116,62 @@ def advise(
     *,
     block_tokens: int,
     ratios: Sequence[float] = RATIOS,
+    rows: Sequence[str] = tuple(POLICY_ROWS),
 ) -> Advice:
     """Replay ``requests`` from an empty cache under every policy and split.
 
     Args:
         memory_bytes: of both pools together.
         block_tokens: tokens a block of the requests' hashes.
+        rows: of :data:`POLICY_ROWS` to try; stock LRU always is.
 
     Raises:
-        ValueError: no requests, or too little memory for any split.
+        ValueError: no requests, too little memory for any split, or an unknown row.
     """
+    unknown = [name for name in rows if name not in POLICY_ROWS]
+    if unknown:
+        raise ValueError(f"policy {unknown[0]!r}; allowed are {', '.join(POLICY_ROWS)}")
     if not requests:
         raise ValueError("the trace has no requests; allowed is 1 or more")
     tried = tuple(sorted({*ratios, DEFAULT_RATIO}))
-    saved: dict[str, float] = {}
-    choices: dict[str, tuple[str, float]] = {}
-    shared = [0.0]
-    for name, row in POLICY_ROWS.items():
+    options = []
+    for name in dict.fromkeys((STOCK, *rows)):
+        row = POLICY_ROWS[name]
+        base = ShadowShape(
+            *(block_tokens, 1, 1, *_steps(block_tokens)),
+            admission=row.admission,
+            states_per_path=row.states_per_path,
+        )
         for ratio in tried:
-            shape = _shape(cost, memory_bytes, ratio, block_tokens)
+            shape = resplit(base, cost, memory_bytes, ratio)
             if shape is not None:
                 cache = ShadowCache(shape, row.static(cost))
-                key = f"{name}/{ratio:g}"
-                saved[key], choices[key] = share_saved(cache, requests, cost), (name, ratio)
+                options.append(Option(name, ratio, share_saved(cache, requests, cost)))
         if row.elastic is not None:
-            shape = ShadowShape(block_tokens, 1, 1, *_steps(block_tokens))
-            elastic = ElasticShadowCache(shape, row.elastic(cost), cost, memory_bytes)
-            shared.append(share_saved(elastic, requests, cost))
-            saved[f"{name}/elastic"] = shared[-1]
-    stock = saved.get(f"stock LRU/{DEFAULT_RATIO:g}")
+            elastic = ElasticShadowCache(base, row.elastic(cost), cost, memory_bytes)
+            options.append(Option(name, None, share_saved(elastic, requests, cost)))
+    stock = next((o for o in options if (o.policy, o.ratio) == (STOCK, DEFAULT_RATIO)), None)
     if stock is None:
         raise ValueError(
-            f"memory is {memory_bytes / 2**30:g} GiB, too little for {FEWEST_STATES} states and "
-            f"{FEWEST_BLOCKS} blocks of KV at ratio {DEFAULT_RATIO:g}"
+            f"memory is {memory_bytes / 2**30:g} GiB, too little for {FEWEST} states and "
+            f"{FEWEST} blocks of KV at ratio {DEFAULT_RATIO:g}"
         )
-    best = max(choices, key=lambda key: saved[key])
-    if saved[best] < stock + WORTHWHILE:
-        best = f"stock LRU/{DEFAULT_RATIO:g}"
-    policy, ratio_chosen = choices[best]
+    saved: dict[str, dict[str, float]] = {}
+    for option in options:
+        saved.setdefault(option.policy, {})[option.memory] = option.saved
     return Advice(
-        policy, ratio_chosen, saved[best], stock, max(shared), len(requests), tried, saved
+        best=_best(options, stock),
+        static=_best([option for option in options if option.ratio is not None], stock),
+        stock=stock,
+        requests=len(requests),
+        ratios=tried,
+        saved=saved,
     )
+
+
+def _best(options: Sequence[Option], stock: Option) -> Option:
+    best = max(options, key=lambda option: option.saved)
+    return best if best.saved >= stock.saved + WORTHWHILE else stock
 
 
 def share_saved(cache: ShadowCache, requests: Sequence[HashedRequest], cost: CostModel) -> float:
@@ -146,15 +183,6 @@ def share_saved(cache: ShadowCache, requests: Sequence[HashedRequest], cost: Cos
         done += cost.flops(0, hit * cache.shape.block_tokens)
         needed += cost.flops(0, request.prompt_tokens)
     return done / needed if needed else 0.0
-
-
-def _shape(cost: CostModel, memory: float, ratio: float, block_tokens: int) -> ShadowShape | None:
-    kv = memory / (1 + ratio)
-    blocks = int(kv / (cost.kv_bytes_per_token * block_tokens))
-    states = int((memory - kv) / cost.state_bytes)
-    if blocks < FEWEST_BLOCKS or states < FEWEST_STATES:
-        return None
-    return ShadowShape(block_tokens, blocks, states, *_steps(block_tokens))
 
 
 def _steps(block_tokens: int) -> tuple[int, int]:

@@ -6,22 +6,25 @@ import math
 from collections.abc import Callable, Collection, Iterator
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.stamp_tree import Key, StampTree
+from sglang.srt.mem_cache.marconi.staircase import Staircase
+from sglang.srt.mem_cache.marconi.stamp_tree import Key
 
 
 class Candidates:
-    """Candidates of one pool, in one :class:`StampTree` for forks and one for all others.
+    """Candidates of one pool, in one :class:`Staircase` for forks and one for all others.
 
-    ``put`` and ``discard`` are O(log n), ``lowest`` is O(k log n) for a staircase of k steps. What
-    a prefix saves per byte is computed once at ``put``, not at each decision.
+    The pool ``None`` is memory that both pools share.
+
+    ``put`` and ``discard`` are O(log n), ``lowest`` is O(k) for a staircase of k steps. What a
+    prefix saves per byte is computed once at ``put``, not at each decision.
     """
 
-    def __init__(self, pool: Pool, efficiency: Callable[[CachedPrefix], float]) -> None:
+    def __init__(self, pool: Pool | None, efficiency: Callable[[CachedPrefix], float]) -> None:
         self._pool = pool
         self._efficiency = efficiency
-        self._members: dict[int, tuple[CachedPrefix, Key, float, StampTree]] = {}
-        self._narrow = StampTree()
-        self._forks = StampTree()
+        self._members: dict[int, tuple[CachedPrefix, Key, float, Staircase]] = {}
+        self._narrow = Staircase()
+        self._forks = Staircase()
         self._masked: set[int] = set()
 
     def __len__(self) -> int:

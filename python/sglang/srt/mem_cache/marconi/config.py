@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -35,7 +35,7 @@ class MarconiFlag:
     Attributes:
         field: attribute of :class:`MarconiConfig`, also the ``sglang.Engine`` keyword and, with
             dashes for underscores, the command line flag and the ``--config`` key.
-        help: one sentence for ``--help``.
+        about: what it is, for ``--help``.
         choices: allowed values, or ``None`` where a number is.
         default: what is in force when the option is not given and a policy is.
         at_least: smallest number allowed.
@@ -44,10 +44,14 @@ class MarconiFlag:
         metavar: what a number stands for, in ``--help``.
         policies: the policies that use it.
         sequences: it takes sequences of token ids.
+        text: it takes any text.
+        about_auto: what ``auto`` means, where that is allowed.
+        of_tuner: it only means something where there is a tuner.
+        by_process: the tuner's process does it, whether or not something is tuned.
     """
 
     field: str
-    help: str
+    about: str
     choices: tuple[int | str | bool, ...] | None
     default: int | float | str | None
     at_least: float = 0
@@ -56,6 +60,15 @@ class MarconiFlag:
     metavar: str = "WEIGHT"
     policies: tuple[int | str, ...] = (2, AUTO)
     sequences: bool = False
+    text: bool = False
+    about_auto: str = ""
+    of_tuner: bool = False
+    by_process: bool = False
+
+    @property
+    def help(self) -> str:
+        """A sentence or two for ``--help``."""
+        return f"{self.about} {self.about_auto}".strip()
 
     @property
     def flag(self) -> str:
@@ -70,28 +83,31 @@ class MarconiFlag:
     def allowed(self) -> str:
         """What is allowed, for a message."""
         if self.choices is not None:
-            return "are " + ", ".join(str(choice) for choice in self.choices)
+            verb = "is " if len(self.choices) == 1 else "are "
+            return verb + ", ".join(str(choice) for choice in self.choices)
         kind = "whole" if self.whole else "finite"
         return " or ".join((f"is a {kind} number >= {self.at_least:g}", *self.words))
 
+
+_ABOUT_AUTO = "auto is whichever would have saved most FLOPs on the requests just seen."
 
 FLAGS: tuple[MarconiFlag, ...] = (
     MarconiFlag(
         "marconi_evict_policy",
         "How the prefix cache of a hybrid model chooses what to evict: 1 is stock LRU, 2 is "
         "Marconi (recency + weight * FLOP efficiency), 3 is value per byte (odds of reuse, learnt, "
-        "* FLOPs / bytes), auto is whichever would have saved most "
-        "FLOPs on the requests just seen. Unset: SGLang is exactly stock.",
+        "* FLOPs / bytes). Unset: SGLang is exactly stock.",
         tuple(POLICY_NAMES),
         None,
+        about_auto=_ABOUT_AUTO,
     ),
     MarconiFlag(
         "marconi_eff_weight",
-        "Weight (alpha) of FLOP efficiency against recency under policy 2; 0 is recency alone, "
-        "auto is whichever would have saved most FLOPs on the requests just seen.",
+        "Weight (alpha) of FLOP efficiency against recency under policy 2; 0 is recency alone.",
         None,
         AUTO,
         words=(AUTO,),
+        about_auto=_ABOUT_AUTO,
     ),
     MarconiFlag(
         "marconi_savings",
@@ -115,6 +131,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         DEFAULT_BOOTSTRAP_MULTIPLIER,
         at_least=1,
         metavar="FACTOR",
+        of_tuner=True,
     ),
     MarconiFlag(
         "marconi_tuning_interval",
@@ -123,12 +140,14 @@ FLAGS: tuple[MarconiFlag, ...] = (
         DEFAULT_TUNING_INTERVAL,
         whole=True,
         metavar="REQUESTS",
+        of_tuner=True,
     ),
     MarconiFlag(
         "disable_marconi_autotune",
         f"Do not tune: the weight is {DEFAULT_EFF_WEIGHT:g} unless given.",
         (True, False),
         None,
+        of_tuner=True,
     ),
     MarconiFlag(
         "marconi_tuner_memory_mib",
@@ -138,6 +157,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         at_least=128,
         whole=True,
         metavar="MIB",
+        of_tuner=True,
     ),
     MarconiFlag(
         "marconi_tuner_seconds",
@@ -146,6 +166,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         DEFAULT_TUNER_SECONDS,
         at_least=1,
         metavar="SECONDS",
+        of_tuner=True,
     ),
     MarconiFlag(
         "marconi_admission",
@@ -166,14 +187,17 @@ FLAGS: tuple[MarconiFlag, ...] = (
         policies=(1, 2, 3, AUTO),
         sequences=True,
     ),
-)
-
-#: Options that only mean something while something is tuned.
-_TUNING_FIELDS = (
-    "marconi_bootstrap_multiplier",
-    "marconi_tuning_interval",
-    "marconi_tuner_memory_mib",
-    "marconi_tuner_seconds",
+    MarconiFlag(
+        "marconi_record",
+        "Append the requests to this file, as lengths and hashes of blocks without any token, for "
+        "the trace lab and marconi.advise.",
+        None,
+        None,
+        metavar="FILE",
+        policies=(1, 2, 3, AUTO),
+        text=True,
+        by_process=True,
+    ),
 )
 
 
@@ -195,6 +219,7 @@ class MarconiConfig:
         marconi_admission: which states stay in the tree, see :data:`FLAGS`.
         marconi_boundary_tokens: sequences of token ids before which judicious admission leaves a
             state.
+        marconi_record: file that requests are recorded in, as block hashes.
     """
 
     marconi_evict_policy: int | str
@@ -208,6 +233,7 @@ class MarconiConfig:
     marconi_tuner_seconds: float = DEFAULT_TUNER_SECONDS
     marconi_admission: str = "sglang"
     marconi_boundary_tokens: tuple[tuple[int, ...], ...] = ()
+    marconi_record: str | None = None
 
     @property
     def policy_name(self) -> str:
@@ -229,11 +255,14 @@ class MarconiConfig:
         return asdict(self)
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> MarconiConfig | None:
+    def from_options(
+        cls, options: Mapping[str, Any], flags: Sequence[MarconiFlag] = FLAGS
+    ) -> MarconiConfig | None:
         """Check raw options and complete them with defaults.
 
         Args:
             options: values by field name; a missing key or ``None`` means "not given".
+            flags: the options that there are on this base.
 
         Returns:
             ``None`` if no option was given at all, so that SGLang stays stock.
@@ -241,7 +270,7 @@ class MarconiConfig:
         Raises:
             MarconiConfigError: a value that is not allowed, or options that contradict each other.
         """
-        known = {flag.field for flag in FLAGS}
+        known = {flag.field for flag in flags}
         unknown = sorted(name for name in options if name not in known)
         if unknown:
             raise MarconiConfigError(
@@ -256,15 +285,16 @@ class MarconiConfig:
             return None
         checked = {
             flag.field: check_value(flag, given[flag.field])
-            for flag in FLAGS
+            for flag in flags
             if flag.field in given
         }
-        _check_together(checked)
+        _check_together(checked, flags)
         if checked["marconi_evict_policy"] in (1, 3):
             checked["marconi_eff_weight"] = DEFAULT_EFF_WEIGHT
         elif checked.get("disable_marconi_autotune"):
             checked.setdefault("marconi_eff_weight", DEFAULT_EFF_WEIGHT)
-        return cls(**checked)
+        defaults = {flag.field: flag.default for flag in flags if flag.default is not None}
+        return cls(**{**defaults, **checked})
 
 
 def check_value(flag: MarconiFlag, value: Any) -> Any:
@@ -275,6 +305,10 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
     """
     if flag.sequences:
         return _token_sequences(flag, value)
+    if flag.text:
+        if not (isinstance(value, str) and value):
+            raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed is the name of a file")
+        return value
     if flag.choices is not None:
         for choice in flag.choices:
             same_kind = isinstance(value, bool) == isinstance(choice, bool)
@@ -308,9 +342,9 @@ def _token_sequences(flag: MarconiFlag, value: Any) -> tuple[tuple[int, ...], ..
     return sequences
 
 
-def _check_together(given: Mapping[str, Any]) -> None:
+def _check_together(given: Mapping[str, Any], flags: Sequence[MarconiFlag]) -> None:
     policy = given.get("marconi_evict_policy")
-    others = [flag for flag in FLAGS[1:] if flag.field in given]
+    others = [flag for flag in flags[1:] if flag.field in given]
     for flag in others:
         if policy in flag.policies:
             continue
@@ -337,7 +371,7 @@ def _check_together(given: Mapping[str, Any]) -> None:
         raise MarconiConfigError(
             f"{tuned} is auto but --disable-marconi-autotune is set; allowed is one of the two"
         )
-    unused = [flag for flag in FLAGS if flag.field in _TUNING_FIELDS and flag.field in given]
+    unused = [flag for flag in others if flag.of_tuner and not flag.is_switch]
     if unused and (disabled or (weight != AUTO and policy != AUTO)):
         why = "--disable-marconi-autotune is set"
         if not disabled:

@@ -8,13 +8,15 @@ forgotten first, after which a loss counts as never admitted.
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from typing import TypeVar
 
 BLOCK_TOKENS = 64
 _TOKEN_BYTES = 8
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +29,24 @@ class PrefixDigest:
         length: tokens in all.
     """
 
-    chain: bytes
+    chain: int
     tail: bytes
     length: int
 
 
 def root_digest(namespace: str) -> PrefixDigest:
     """The empty sequence of a namespace (a LoRA adapter, a cache salt)."""
-    return PrefixDigest(_hash(b"", namespace.encode()), b"", 0)
+    return PrefixDigest(hash(namespace), b"", 0)
 
 
 def extend(
     digest: PrefixDigest, tokens: Sequence[int]
-) -> tuple[PrefixDigest, list[tuple[bytes, bytes]]]:
+) -> tuple[PrefixDigest, list[tuple[int, int]]]:
     """``digest`` followed by ``tokens``.
 
     Returns:
-        The longer digest, and the links (chain before, chain after) of the blocks that
-        ``tokens`` completed.
+        The longer digest, and of each block that ``tokens`` completed its own hash and the chain
+        that ends with it.
     """
     data = digest.tail + array("q", tokens).tobytes()
     chain = digest.chain
@@ -52,21 +54,24 @@ def extend(
     width = BLOCK_TOKENS * _TOKEN_BYTES
     whole = len(data) - len(data) % width
     for at in range(0, whole, width):
-        following = _hash(chain, data[at : at + width])
-        links.append((chain, following))
-        chain = following
+        own = hash(data[at : at + width])
+        chain = hash((chain, own))
+        links.append((own, chain))
     return PrefixDigest(chain, data[whole:], digest.length + len(tokens)), links
-
-
-def _hash(chain: bytes, data: bytes) -> bytes:
-    return blake2b(data, key=chain, digest_size=16).digest()
 
 
 @dataclass(slots=True)
 class _Block:
-    """What was seen to follow one chain of blocks: a next block, and tails at which states lay."""
+    """What was seen to follow one chain of blocks.
 
-    seen: bool
+    Attributes:
+        number: how many blocks the chain has.
+        own: the hash of its last block, if that was evicted.
+        state_tails: tails at which states lay, and their owners.
+    """
+
+    number: int
+    own: int | None
     state_tails: dict[bytes, int]
 
 
@@ -89,14 +94,16 @@ class Ghosts:
     """A bounded set of evicted prefixes.
 
     ``add`` is O(tokens added); ``look_up`` is O(blocks that are found + 1). Each block costs about
-    200 bytes.
+    300 bytes. Hashes are Python's own: they differ from process to process, answers do not.
     """
 
     def __init__(self, max_blocks: int = 65536) -> None:
         if max_blocks < 1:
             raise ValueError(f"max_blocks is {max_blocks}; allowed is 1 or more")
         self._max_blocks = max_blocks
-        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._evicted_blocks: Counter[int] = Counter()
+        self._tail_starts: Counter[tuple[int, bytes]] = Counter()
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -111,12 +118,34 @@ class Ghosts:
             owner: whose it was.
         """
         end, links = extend(parent, tokens)
-        for _, after in links:
-            self._block(after).seen = True
+        number = end.length // BLOCK_TOKENS
+        for ahead, (own, chain) in enumerate(links, 1 - len(links)):
+            block = self._block(chain, number + ahead)
+            if block.own is None:
+                block.own = own
+                self._evicted_blocks[own] += 1
         if had_state:
-            self._block(end.chain).state_tails[end.tail] = owner
+            tails = self._block(end.chain, number).state_tails
+            if end.tail not in tails:
+                self._tail_starts[number, end.tail[:_TOKEN_BYTES]] += 1
+            tails[end.tail] = owner
         while len(self._blocks) > self._max_blocks:
-            self._blocks.popitem(last=False)
+            self._forget(self._blocks.popitem(last=False)[1])
+
+    def may_lead_on(self, number: int, tokens: Sequence[int]) -> bool:
+        """Whether a sequence may follow evicted prefixes from within its block ``number`` on.
+
+        O(1), for what comes before need not be known. ``False`` means that :meth:`look_up` would
+        find nothing.
+
+        Args:
+            number: how many whole blocks come before.
+            tokens: of that block.
+        """
+        data = array("q", tokens).tobytes()
+        return (
+            hash(data) in self._evicted_blocks or (number, data[:_TOKEN_BYTES]) in self._tail_starts
+        )
 
     def look_up(self, alive: PrefixDigest, tokens: Sequence[int]) -> GhostHit:
         """How far evicted prefixes lead from ``alive``, whose KV still lives, along ``tokens``."""
@@ -135,9 +164,9 @@ class Ghosts:
                             state_depth, state_owner = depth, owner
             if at + width > len(data):
                 break
-            chain = _hash(chain, data[at : at + width])
+            chain = hash((chain, hash(data[at : at + width])))
             following = self._blocks.get(chain)
-            if following is None or not following.seen:
+            if following is None or following.own is None:
                 break
             at += width
             kv_depth = base + at // _TOKEN_BYTES
@@ -145,11 +174,25 @@ class Ghosts:
 
     def clear(self) -> None:
         self._blocks.clear()
+        self._evicted_blocks.clear()
+        self._tail_starts.clear()
 
-    def _block(self, chain: bytes) -> _Block:
+    def _block(self, chain: int, number: int) -> _Block:
         block = self._blocks.get(chain)
         if block is None:
-            block = self._blocks[chain] = _Block(False, {})
+            block = self._blocks[chain] = _Block(number, None, {})
         else:
             self._blocks.move_to_end(chain)
         return block
+
+    def _forget(self, block: _Block) -> None:
+        if block.own is not None:
+            _take_one(self._evicted_blocks, block.own)
+        for tail in block.state_tails:
+            _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
+
+
+def _take_one(counts: Counter[_T], key: _T) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

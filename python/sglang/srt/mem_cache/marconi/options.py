@@ -1,12 +1,16 @@
-"""The options on a command line: the same arguments whichever base parses them."""
+"""The options that a base offers, and the same arguments whichever base parses them."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sglang.srt.mem_cache.marconi.config import (
+    AUTO,
+    DEFAULT_EFF_WEIGHT,
     FLAGS,
     MarconiConfigError,
     MarconiFlag,
@@ -14,10 +18,30 @@ from sglang.srt.mem_cache.marconi.config import (
 )
 
 
-def add_cli_args(parser: argparse.ArgumentParser) -> None:
-    """Add every Marconi option to ``parser``; one that is not given is ``None``."""
+def without_tuner(flags: Sequence[MarconiFlag]) -> tuple[MarconiFlag, ...]:
+    """The options of a base that has no tuner: ``auto`` is refused, and a default is a number."""
+    return tuple(
+        replace(
+            flag,
+            choices=flag.choices and tuple(choice for choice in flag.choices if choice != AUTO),
+            default=DEFAULT_EFF_WEIGHT if flag.default == AUTO else flag.default,
+            words=tuple(word for word in flag.words if word != AUTO),
+            policies=tuple(policy for policy in flag.policies if policy != AUTO),
+            about_auto="",
+        )
+        for flag in flags
+        if not (flag.of_tuner or flag.by_process)
+    )
+
+
+def add_cli_args(parser: argparse.ArgumentParser, flags: Sequence[MarconiFlag] = FLAGS) -> None:
+    """Add Marconi's options to ``parser``; one that is not given is ``None``.
+
+    Args:
+        flags: the options that there are on this base.
+    """
     group = parser.add_argument_group("marconi")
-    for flag in FLAGS:
+    for flag in flags:
         if flag.is_switch:
             group.add_argument(
                 flag.flag, dest=flag.field, action="store_true", default=None, help=flag.help

@@ -12,6 +12,9 @@ from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import Savings, flop_efficiency
 from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
 
+#: Hits that policy 2 may have yet to enter, so that a decision after a long time takes none.
+MOST_HITS = 32
+
 
 class EvictionPolicy(Protocol):
     """Orders what is cached; a base adapter reports the tree's events and asks for victims.
@@ -52,6 +55,11 @@ class ReturnObserver(Protocol):
         """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
 
 
+def orders_shared_memory(policy: EvictionPolicy) -> bool:
+    """Whether a policy orders states and leaves of KV as one, whichever pool it is asked about."""
+    return bool(getattr(policy, "shared", False))
+
+
 class LruPolicy:
     """Policy 1: stock LRU. It orders no pool, so SGLang's own walk decides, victim for victim."""
 
@@ -70,60 +78,82 @@ class LruPolicy:
 
 
 class MarconiPolicy:
-    """Policy 2, the paper's (section 4.2): evict the lowest recency + alpha * FLOP efficiency."""
+    """Policy 2, the paper's (section 4.2): evict the lowest recency + alpha * FLOP efficiency.
+
+    Args:
+        pools: whose victims it chooses.
+        shared: both pools are one memory, as in the paper: whichever is short, the lowest score
+            among states and leaves of KV goes.
+    """
 
     def __init__(
         self,
         savings: Savings,
         eff_weight: float,
         pools: frozenset[Pool] = frozenset(Pool),
+        *,
+        shared: bool = False,
     ) -> None:
         self.pools = pools
+        self.shared = shared
         self.eff_weight = eff_weight
         self._candidates = {
-            pool: Candidates(pool, partial(flop_efficiency, savings, pool=pool))
-            for pool in Pool
+            pool: Candidates(None if shared else pool, partial(flop_efficiency, savings, pool=pool))
+            for pool in ((Pool.STATE,) if shared else Pool)
             if pool in pools
         }
+        self._hit: dict[int, CachedPrefix] = {}
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
         self.on_change(prefix)
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
-        self.on_change(prefix)
+        # A hit mostly comes before a change (the lock), and one entry does for both.
+        self._hit[prefix.id] = prefix
+        if len(self._hit) > MOST_HITS:
+            self.on_change(self._hit[next(iter(self._hit))])
 
     def on_change(self, prefix: CachedPrefix) -> None:
+        self._hit.pop(prefix.id, None)
         for candidates in self._candidates.values():
             candidates.put(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
+        self._hit.pop(prefix.id, None)
         for candidates in self._candidates.values():
             candidates.discard(prefix)
 
     def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
-        candidates = self._candidates.get(pool)
+        self._settle()
+        candidates = self._candidates.get(Pool.STATE if self.shared else pool)
         return None if candidates is None else candidates.lowest(now, self.eff_weight, excluding)
 
+    def _settle(self) -> None:
+        while self._hit:
+            self.on_change(next(iter(self._hit.values())))
+
     def _check(self) -> None:
+        self._settle()
         for candidates in self._candidates.values():
             candidates._check()
 
 
-PolicyFactory = Callable[[MarconiConfig, Savings], EvictionPolicy]
+PolicyFactory = Callable[[MarconiConfig, Savings, bool], EvictionPolicy]
 
 _POOLS = {"both": frozenset(Pool), "state": frozenset({Pool.STATE})}
 
 
-def _marconi(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+def _marconi(config: MarconiConfig, savings: Savings, shared: bool) -> EvictionPolicy:
     assert isinstance(config.marconi_eff_weight, float)
-    return MarconiPolicy(savings, config.marconi_eff_weight, _POOLS[config.marconi_evict_pools])
+    pools = _POOLS[config.marconi_evict_pools]
+    return MarconiPolicy(savings, config.marconi_eff_weight, pools, shared=shared)
 
 
-def _value(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
-    return ValuePolicy(savings.cost, _POOLS[config.marconi_evict_pools])
+def _value(config: MarconiConfig, savings: Savings, shared: bool) -> EvictionPolicy:
+    return ValuePolicy(savings.cost, _POOLS[config.marconi_evict_pools], shared=shared)
 
 
-def _lru(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
+def _lru(config: MarconiConfig, savings: Savings, shared: bool) -> EvictionPolicy:
     return LruPolicy()
 
 
@@ -138,9 +168,17 @@ TUNABLE: dict[str, dict[str, Any]] = {
 }
 
 
-def create_policy(config: MarconiConfig, savings: Savings) -> EvictionPolicy:
-    """The policy that a configuration names which leaves nothing to the tuner."""
-    return POLICIES[config.marconi_evict_policy](config, savings)
+def create_policy(
+    config: MarconiConfig, savings: Savings, *, shared_memory: bool = False
+) -> EvictionPolicy:
+    """The policy that a configuration names which leaves nothing to the tuner.
+
+    Args:
+        shared_memory: states and KV take their bytes from one memory. A policy of both pools then
+            orders them as one; one of the state pool leaves to the base which pool gives.
+    """
+    shared = shared_memory and config.marconi_evict_pools == "both"
+    return POLICIES[config.marconi_evict_policy](config, savings, shared)
 
 
 def reweight(policy: EvictionPolicy, config: MarconiConfig) -> None:

@@ -50,8 +50,10 @@ class CachedPrefix:
     last_access: int
     reuse_id: int | None = None
 
-    def may_leave(self, pool: Pool) -> bool:
-        """Whether evicting it from ``pool`` is allowed now."""
+    def may_leave(self, pool: Pool | None) -> bool:
+        """Whether evicting it from ``pool`` (``None``: from either) is allowed now."""
+        if pool is None:
+            return self.is_leaf or self.may_leave(Pool.STATE)
         if pool is Pool.KV:
             return self.is_leaf
         return self.has_state and not self.state_locked

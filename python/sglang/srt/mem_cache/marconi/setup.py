@@ -29,8 +29,10 @@ class MarconiSetup:
         policy: who chooses the victims; ``None`` for the one that the config names.
         description: the cost model in a few words, for the log.
         on_request: called with the counters after each counted request, for exporters.
+        shared_memory: states and KV take their bytes from one memory.
         make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
             force and what is told of errors; ``None`` for none.
+        has_lower_tier: what leaves the device may go on living on the host or beyond.
     """
 
     config: MarconiConfig
@@ -39,15 +41,18 @@ class MarconiSetup:
     policy: EvictionPolicy | None = None
     description: str = ""
     on_request: Callable[[MarconiStats], None] | None = None
+    shared_memory: bool = False
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
+    has_lower_tier: bool = False
 
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""
         config = self.config
+        memory = " of one memory" if self.shared_memory else ""
         return (
             f"Marconi is active: policy {config.marconi_evict_policy} ({config.policy_name}), "
             f"eff weight {config.marconi_eff_weight}, savings {config.marconi_savings}, "
-            f"pools {config.marconi_evict_pools}, admission {config.marconi_admission}, "
+            f"pools {config.marconi_evict_pools}{memory}, admission {config.marconi_admission}, "
             f"cost model {self.description}, tree core {tree}"
         )
 

@@ -1,17 +1,14 @@
-"""A B+-tree of candidates by last access that finds the lowest score without visiting them all."""
+"""A B+-tree of candidates by last access that knows the extremes of efficiency below each node."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from heapq import heappop, heappush
 from typing import Any
 
-from sglang.srt.mem_cache.marconi.utility import Utility, normalise, recency
+from sglang.srt.mem_cache.marconi.utility import Utility
 
-#: Most children of a node. A decision reads all summaries of a node, an update few of them.
+#: Most children of a node.
 FANOUT = 24
 
 #: Last access (logical tick) and order of appearance; no two candidates share both.
@@ -93,19 +90,10 @@ class _Node:
 
 
 class StampTree:
-    """Candidates ordered by last access; every node knows the lowest efficiency below it.
+    """Candidates ordered by last access; every node knows the extremes of efficiency below it.
 
-    The score never falls as last access or efficiency rises (:class:`Utility`), so the score of a
-    node's corner, its earliest last access with its lowest efficiency, is a lower bound of all
-    scores below it. :meth:`lowest` passes over a node only if that bound exceeds the score of a
-    candidate already found, or equals it while no order below is lower: whatever is passed over
-    would lose to that candidate in a scan too, ties included, because bounds and scores are the
-    same function's floats. No assumption on which candidates may tie is needed.
-
-    A corner can beat the lowest score only if its node holds a step of the staircase, the
-    candidates that no other one undercuts in both coordinates: an earlier step below the corner
-    would bound it. So k steps cost O(k log n), plus what ties with the lowest score in nodes with
-    lower orders. Updates cost O(log n).
+    Updates, :attr:`last_stamp` and :attr:`highest_efficiency` are O(log n), each step that
+    :meth:`steps_down` finds too.
     """
 
     def __init__(self) -> None:
@@ -192,74 +180,70 @@ class StampTree:
         while not self._root.is_leaf and len(self._root.keys) <= 1:
             self._root = self._root.below[0] if self._root.below else _Node([], [], None, [], [])
 
-    def lowest(self, now: int, eff_weight: float) -> int | None:
-        """Id of the candidate of lowest score, and of lowest order among those with that score."""
-        if not self._count:
-            return None
-        root = self._root
-        oldest = leaf = root
-        while oldest.highs is not oldest.lows:
-            oldest = oldest.below[0]
-        while leaf.highs is not leaf.lows:
-            leaf = leaf.below[-1]
-        first, last = oldest.keys[0][0], leaf.keys[-1][0]
-        utility = Utility(
-            now,
-            eff_weight,
-            recency(now, first),
-            recency(now, last),
-            min(root.lows),
-            max(root.highs),
-        )
+    @property
+    def last_stamp(self) -> int:
+        """Latest last access of all candidates, of which there must be one."""
+        node = self._root
+        while node.highs is not node.lows:
+            node = node.below[-1]
+        stamp: int = node.keys[-1][0]
+        return stamp
+
+    @property
+    def highest_efficiency(self) -> float:
+        """Of all candidates, of which there must be one."""
+        return max(self._root.highs)
+
+    def steps_down(self, after: Key, before: Key, below: float) -> list[tuple[Key, float, int]]:
+        """Key, efficiency and id of each candidate that undercuts all those ahead of it.
+
+        Args:
+            after, before: the keys that it must lie between, themselves excluded.
+            below: efficiency that the first of them must undercut.
+        """
+        found: list[tuple[Key, float, int]] = []
+        path = []
+        node = self._root
+        while node.highs is not node.lows:
+            at = max(bisect_right(node.keys, after) - 1, 0)
+            path.append((node, at + 1))
+            node = node.below[at]
+        path.append((node, bisect_right(node.keys, after)))
+        while path:
+            node, start = path.pop()
+            keys, lows = node.keys, node.lows
+            if start < len(keys) and keys[start] >= before:
+                break
+            for at, low in enumerate(lows[start:], start):
+                if low < below:
+                    if keys[at] >= before:
+                        return found
+                    if node.highs is not lows:
+                        path.append((node, at + 1))
+                        path.append((node.below[at], 0))
+                        break
+                    found.append((keys[at], low, node.below[at]))
+                    below = low
+        return found
+
+    def first_of_equals(self, utility: Utility, lowest: float, order: int) -> int | None:
+        """Id of the candidate with the score ``lowest`` whose order is lowest and below ``order``.
+
+        Args:
+            lowest: no candidate's score is lower.
+        """
         score = utility.score
-        # The two ends of the staircase leave little to search.
-        leaf = root
-        while True:
-            at = leaf.lows.index(min(leaf.lows))
-            if leaf.highs is leaf.lows:
-                break
-            leaf = leaf.below[at]
-        best, order = score(leaf.keys[at][0], leaf.lows[at]), leaf.orders[at]
-        id: int = leaf.below[at]
-        end = score(first, oldest.lows[0])
-        if (end, oldest.orders[0]) < (best, order):
-            best, order, id = end, oldest.orders[0], oldest.below[0]
-        horizon, ceiling = _limits(utility, first, last, best)
-        numbers = itertools.count()
-        corners = [(0.0, -1, 0, math.inf, root)]
-        while corners:
-            bound, lowest_order, _, undercut, node = heappop(corners)
-            if bound > best or (bound == best and lowest_order >= order):
-                break
+        id = None
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
             is_leaf = node.highs is node.lows
-            lost_from = horizon
             for at, low in enumerate(node.lows):
-                if low >= ceiling:
-                    continue
-                stamp = node.keys[at][0]
-                if low < undercut:
-                    before, undercut, lost_from = undercut, low, horizon
-                else:
-                    # An earlier candidate saves no more: this one can tie at best.
-                    before = undercut
-                    if stamp >= lost_from:
-                        continue
-                    if score(stamp, undercut) > best:
-                        lost_from = stamp
-                        continue
-                if stamp >= horizon:
-                    break
-                bound = score(stamp, low)
-                if bound > best or (bound == best and node.orders[at] >= order):
-                    continue
-                if not is_leaf:
-                    corner = (bound, node.orders[at], next(numbers), before, node.below[at])
-                    heappush(corners, corner)
-                    continue
-                order, id = node.orders[at], node.below[at]
-                if bound < best:
-                    best = bound
-                    horizon, ceiling = _limits(utility, first, last, best)
+                if node.orders[at] < order and score(node.keys[at][0], low) <= lowest:
+                    if is_leaf:
+                        order, id = node.orders[at], node.below[at]
+                    else:
+                        nodes.append(node.below[at])
         return id
 
     def _check(self) -> None:
@@ -311,29 +295,3 @@ def _merge(parent: _Node, at: int) -> bool:
             parent.summarise(left)
             return True
     return False
-
-
-def _limits(utility: Utility, first: int, last: int, best: float) -> tuple[int, float]:
-    """A last access and an efficiency from which on all scores exceed ``best``.
-
-    Both are guessed by inverting the score with a little slack, then put to the test with the
-    score itself: a guess that fails the test is replaced by a limit that excludes nothing.
-    """
-    slack = 1e-12
-    low, high = utility.efficiency_low, utility.efficiency_high
-    ceiling = math.inf
-    if utility.eff_weight > 0.0 and high > low:
-        rest = (
-            best + slack - normalise(utility.recency_low, utility.recency_low, utility.recency_high)
-        )
-        guess = math.nextafter(low + rest / utility.eff_weight * (high - low), math.inf)
-        if utility.score(first, guess) > best:
-            ceiling = guess
-    horizon = last + 1
-    rest = best + slack - utility.eff_weight * normalise(low, low, high)
-    recent = utility.recency_low + rest * (utility.recency_high - utility.recency_low)
-    if 0.0 < recent < 1.0:
-        youngest = utility.now - int(1.0 / recent) + 1
-        if utility.score(youngest, low) > best:
-            horizon = youngest
-    return horizon, ceiling

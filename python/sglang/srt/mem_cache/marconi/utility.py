@@ -61,6 +61,26 @@ class Utility:
             efficiency, self.efficiency_low, self.efficiency_high
         ) + normalise(recency(self.now, last_access), self.recency_low, self.recency_high)
 
+    def scores(self, last_accesses: Sequence[int], efficiencies: Iterable[float]) -> list[float]:
+        """The :meth:`score` of many, to the last bit, without a call for each.
+
+        Args:
+            last_accesses: of each candidate, ascending, not empty.
+            efficiencies: of each candidate.
+        """
+        now, eff_weight = self.now, self.eff_weight
+        recent, efficient = self.recency_low, self.efficiency_low
+        recencies = self.recency_high - recent
+        efficiency_span = self.efficiency_high - efficient
+        candidates = zip(last_accesses, efficiencies, strict=True)
+        if not (recencies > 0.0 and efficiency_span > 0.0 and last_accesses[-1] < now):
+            return [self.score(*candidate) for candidate in candidates]
+        return [
+            eff_weight * ((efficiency - efficient) / efficiency_span)
+            + (1.0 / (now - last_access) - recent) / recencies
+            for last_access, efficiency in candidates
+        ]
+
 
 def utilities(
     last_accesses: Sequence[int], efficiencies: Sequence[float], now: int, eff_weight: float

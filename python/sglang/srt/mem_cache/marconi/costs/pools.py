@@ -40,6 +40,9 @@ def kv_bytes_per_token(pool: Any) -> int:
     full = getattr(pool, "full_kv_pool", None)
     if full is not None:
         return kv_bytes_per_token(full) + (0 if window is None else kv_bytes_per_token(window))
+    entry = _unified_entry_bytes(pool)
+    if entry is not None:
+        return entry
     size, measure = getattr(pool, "size", None), getattr(pool, "get_kv_size_bytes", None)
     if size is None or measure is None:
         raise TypeError(f"{type(pool).__name__} is no KV pool: it has no size in tokens and bytes")
@@ -59,11 +62,23 @@ def state_bytes(pool: Any) -> int:
         TypeError: if there is no ``mamba_cache`` to look at.
     """
     holder = getattr(pool, "mamba_pool", pool)
+    entry = _unified_entry_bytes(holder)
+    if entry is not None:
+        return entry
     cache = getattr(holder, "mamba_cache", None)
     if cache is None:
         raise TypeError(f"{type(pool).__name__} holds no recurrent states")
     siblings = (getattr(s, "conv_state", None) for s in getattr(holder, "_slot_siblings", ()))
     return sum(_bytes_per_slot(tensor) for tensor in _tensors(cache.temporal, cache.conv, siblings))
+
+
+def _unified_entry_bytes(pool: Any) -> int | None:
+    """Bytes of a token or state, padding included, in a pool that lies in a ``UnifiedKVPool``.
+
+    Such pools report a size of zero themselves: their memory belongs to the pool around them.
+    """
+    unified = getattr(pool, "_unified_buffer", None)
+    return None if unified is None else int(unified.spec(pool._sub_pool_name).entry_bytes())
 
 
 def _tensors(*values: Any) -> Iterable[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sglang.srt.mem_cache.marconi.config import AUTO, DEFAULT_EFF_WEIGHT, MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import TUNABLE
+from sglang.srt.mem_cache.marconi.policy import TUNABLE, EvictionPolicy, create_policy
+from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
 
 #: The paper's grid: 0, 0.1, … 2.
 EFF_WEIGHTS: tuple[float, ...] = tuple(tenths / 10 for tenths in range(21))
@@ -30,6 +31,10 @@ class Choice:
     def eff_weight(self) -> float:
         """Weight of FLOP efficiency; 0 under LRU."""
         return 0.0 if self.is_stock else float(self.config.marconi_eff_weight)
+
+    def make_policy(self, cost: CostModel) -> EvictionPolicy:
+        """The policy that it stands for, over an empty cache."""
+        return create_policy(self.config, SAVINGS[self.config.marconi_savings](cost))
 
     @property
     def label(self) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice, choices
 from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
+from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice
 from sglang.srt.mem_cache.marconi.tuning.tuner import Answer, Tuner
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Controller:
         tuner: on the first rank, ``None`` on others.
         agree: ``None`` where there is one rank.
         adopt: puts a choice in force.
+        split: the split of memory that was warned about, if one was.
     """
 
     config: MarconiConfig
@@ -38,6 +40,7 @@ class Controller:
     in_force: int = 0
     adoptions: int = 0
     unanswered: int = 0
+    split: SplitAdvice | None = None
     schedule: Schedule = field(init=False)
     choices: tuple[Choice, ...] = field(init=False)
 
@@ -53,6 +56,8 @@ class Controller:
         """
         if self.tuner is not None:
             self.tuner.count_request()
+        if len(self.choices) == 1:
+            return
         step = self.schedule.count(evicted)
         if step is Step.LOOK_BACK and self.tuner is not None:
             self.tuner.look_back(self.schedule.bootstrap)
@@ -70,6 +75,7 @@ class Controller:
             "requests": schedule.requests,
             "bootstrap": schedule.bootstrap,
             "next_look_back": schedule.next_look_back,
+            "better_split": None if self.split is None else asdict(self.split),
         }
         if self.tuner is not None:
             health, verdict = self.tuner.health, self.tuner.verdict
@@ -92,6 +98,14 @@ class Controller:
                 }
         return described
 
+    def _warn_of_split(self) -> None:
+        """Say once that memory is split badly; only the first rank knows."""
+        verdict = None if self.tuner is None else self.tuner.verdict
+        if verdict is None or verdict.split is None or self.split is not None:
+            return
+        self.split = verdict.split
+        logger.warning("Marconi: %s (marconi.advise says more)", self.split.sentence())
+
     def _ask(self) -> None:
         found, chosen = Answer.PENDING, 0
         if self.tuner is not None:
@@ -107,6 +121,7 @@ class Controller:
         if found is Answer.NONE:
             self.unanswered += 1
             return
+        self._warn_of_split()
         before, after = self.choices[self.in_force], self.choices[chosen]
         logger.info(
             "Marconi: tuned at request %d: %s",

@@ -23,6 +23,7 @@ class Ended:
 
     run_id: int
     generated: array[int] | None
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,22 @@
 """Looks back at the requests: what would each choice have saved on them?
 
 Every choice has a shadow that began empty with the first request, as the published simulator's
-replays do, and lives on from window to window. Replays of one window that start from what the live
-cache held, or from an empty cache each time, predict no better on any trace tried, and much worse
-on some: over a window they mostly measure the way out of what was cached before, or a cache that
-has not yet kept anything for too long.
+replays do, and lives on from window to window. A replay of one window that starts from what the
+live cache held, or from an empty cache each time, mostly measures the way out of what was cached
+before, or a cache that has not yet kept anything for too long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from sglang.srt.mem_cache.marconi.policy import create_policy
-from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
+from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Event, serve
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice, SplitWatch
 
 #: Share of FLOPs saved by which another choice must beat the one in force, once one was chosen.
 HYSTERESIS = 0.005
@@ -46,11 +46,13 @@ class Verdict:
         chosen: index of the choice to put in force.
         requests: number of requests in the last window.
         trials: one a choice, in their order.
+        split: another split of memory that would have saved much more, if there is one.
     """
 
     chosen: int
     requests: int
     trials: tuple[Trial, ...]
+    split: SplitAdvice | None = None
 
 
 class Retrospect:
@@ -73,13 +75,8 @@ class Retrospect:
         self._block_tokens = shape.block_tokens
         self._current = current
         self._baseline = next((i for i, choice in enumerate(choices) if choice.is_stock), None)
-        self._shadows = [
-            ShadowCache(
-                shape,
-                create_policy(choice.config, SAVINGS[choice.config.marconi_savings](cost)),
-            )
-            for choice in choices
-        ]
+        self._shadows = [ShadowCache(shape, choice.make_policy(cost)) for choice in choices]
+        self._splits = SplitWatch(shape, cost, partial(choices[0].make_policy, cost))
         self._flops = [0.0] * len(choices)
         self._tokens = [0] * len(choices)
         self._requests = 0
@@ -87,6 +84,7 @@ class Retrospect:
     def follow(self, event: Event) -> None:
         """Let all choices live through one event."""
         self._requests += isinstance(event, Began)
+        self._splits.follow(event)
         for index, shadow in enumerate(self._shadows):
             hit = serve(shadow, event) * self._block_tokens
             if hit:
@@ -97,7 +95,7 @@ class Retrospect:
         """Choose one; the next window begins."""
         self._current = choose(self._flops, self._current, self._baseline)
         trials = tuple(map(Trial, self._flops, self._tokens))
-        verdict = Verdict(self._current, self._requests, trials)
+        verdict = Verdict(self._current, self._requests, trials, self._splits.look_back())
         self._flops = [flops * DECAY for flops in self._flops]
         self._tokens = [0] * len(self._tokens)
         self._requests = 0

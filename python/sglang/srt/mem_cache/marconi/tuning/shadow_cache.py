@@ -10,6 +10,14 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sglang.srt.mem_cache.marconi.admission import (
+    ADMISSIONS,
+    Chunk,
+    SGLangAdmission,
+    forwards,
+    lies_at,
+)
+from sglang.srt.mem_cache.marconi.given_states import GivenStates, LastGiven
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, ReturnObserver
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
@@ -31,6 +39,8 @@ class ShadowShape:
         grid: states of prompts lie at multiples of it.
         branches: the server puts states at branch points inside a chunk.
         working_states: state slots that a running request holds beside the tree's.
+        admission: which states of a request stay in the tree, a key of :data:`ADMISSIONS`.
+        states_per_path: SGLang's ``--mamba-max-states-per-path``; -1 for no cap.
     """
 
     block_tokens: int
@@ -41,6 +51,8 @@ class ShadowShape:
     grid: int = 1
     branches: bool = True
     working_states: int = 3
+    admission: str = "sglang"
+    states_per_path: int = -1
 
 
 @dataclass
@@ -51,6 +63,8 @@ class _Run:
     hashes: array[int]
     kv: int = 0
     states: int = 0
+    branch: int = 0
+    given: LastGiven = field(default_factory=LastGiven)
 
     @property
     def depth(self) -> int:
@@ -66,16 +80,21 @@ class ShadowCache:
     """A tree, its pools and the requests that run.
 
     Attributes:
-        on_victim: told of every eviction: the pool that was short, and the node before it goes.
+        on_victim: told of every eviction: the pool that was short (``None``: the cap on states a
+            path), and the node before it goes.
     """
 
     shape: ShadowShape
     policy: EvictionPolicy
-    on_victim: Callable[[Pool, ShadowNode], None] | None = None
+    on_victim: Callable[[Pool | None, ShadowNode], None] | None = None
     tree: ShadowTree = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tree = ShadowTree(self.policy, self.shape.block_tokens)
+        self._admission = ADMISSIONS[self.shape.admission]()
+        # SGLang's own admission keeps every state: nothing is to be judged.
+        judges = not isinstance(self._admission, SGLangAdmission)
+        self._given = GivenStates(self._admission) if judges else None
+        self.tree = ShadowTree(self.policy, self.shape.block_tokens, self._given)
         self.kv_free = self.shape.kv_blocks
         self.states_free = self.shape.state_slots
         self.evictions = 0
@@ -97,10 +116,10 @@ class ShadowCache:
         node, kv_hit = self.tree.match(hashes, lookup)
         hit = node.end
         self._report_return(hashes, hit, lookup)
-        run = _Run(node, hashes)
+        run = _Run(node, hashes, branch=self._branch(hit, kv_hit))
         self.tree.lock(node)
         try:
-            self._prefill(run, self._branch(hit, kv_hit))
+            self._prefill(run)
         except _OutOfMemory:
             self._release(run)
             return 0
@@ -128,7 +147,7 @@ class ShadowCache:
                 self._compute(run, total)
                 tracked = total // self.shape.track * self.shape.track
                 if tracked > prompt:
-                    self._extend(run, tracked)
+                    self._extend(run, tracked, prompt_end=prompt)
             except _OutOfMemory:
                 pass
         self._release(run)
@@ -164,20 +183,26 @@ class ShadowCache:
     # -- what a request does
 
     def _branch(self, hit: int, kv_hit: int) -> int:
-        """Depth at which the prompt leaves what is cached, 0 where no state is to be put there."""
-        branch = self._on_grid(kv_hit) if self.shape.branches else 0
+        """Depth at which the prompt leaves what is cached, 0 where no state can be put there."""
+        if not (self.shape.branches or self._given):
+            return 0
+        branch = kv_hit // self.shape.grid * self.shape.grid
         return branch if branch > hit else 0
 
-    def _on_grid(self, blocks: int) -> int:
-        return blocks // self.shape.grid * self.shape.grid
-
-    def _prefill(self, run: _Run, branch: int) -> None:
-        """A state at each chunk's end, or at the branch point inside the chunk."""
-        prompt, chunk = len(run.hashes), self.shape.chunk
-        for end in (*range(run.depth + chunk, prompt, chunk), prompt):
-            kept = branch if run.depth < branch < end else self._on_grid(end)
-            self._extend(run, kept)
-            self._compute(run, end)
+    def _prefill(self, run: _Run) -> None:
+        """One state a forward: at its end, or at the branch point inside it."""
+        shape, prompt = self.shape, len(run.hashes)
+        whole = Chunk(
+            *(run.depth, prompt, prompt, shape.grid),
+            snapshots=shape.branches,
+            branch=run.branch or None,
+        )
+        for chunk in forwards(self._admission, whole, shape.chunk):
+            if chunk.state_depth is not None:
+                self._extend(run, chunk.state_depth)
+            self._compute(run, chunk.end)
+        # A prompt that hits as a whole ends in a token that fills no block.
+        self._compute(run, prompt)
 
     def _compute(self, run: _Run, blocks: int) -> None:
         """Hold KV for the first ``blocks`` blocks, and working states."""
@@ -189,8 +214,12 @@ class ShadowCache:
             self._take_kv(missing)
             run.kv += missing
 
-    def _extend(self, run: _Run, blocks: int) -> None:
-        """Compute the first ``blocks`` blocks and give them to the tree with a state."""
+    def _extend(self, run: _Run, blocks: int, prompt_end: int | None = None) -> None:
+        """Compute the first ``blocks`` blocks and give them to the tree with a state.
+
+        Args:
+            prompt_end: blocks of the prompt, if the request gives no state after this one.
+        """
         depth = run.depth
         if blocks <= depth:
             return
@@ -198,12 +227,35 @@ class ShadowCache:
         self._take_state()
         node, fresh, added = self.tree.insert(run.node, run.hashes, blocks)
         self.states_free += not fresh
+        if fresh and self.shape.states_per_path >= 0:
+            for beyond in self.tree.beyond_cap(node, self.shape.states_per_path):
+                self._evict(None, beyond)
         # What the tree had already is free again; the rest is the tree's.
         self.kv_free += blocks - depth - added
         run.kv -= blocks - depth
         self.tree.unlock(run.node)
         run.node = node
         self.tree.lock(node)
+        if self._given is not None:
+            self._judge(self._given, run, created=fresh, prompt_end=prompt_end)
+
+    def _judge(
+        self, given: GivenStates, run: _Run, *, created: bool, prompt_end: int | None
+    ) -> None:
+        """Take the request's state before its new one back, where the admission says so."""
+        grid = self.shape.grid
+        at_stop = bool(run.branch) and lies_at(run.depth, (run.branch,), grid)
+        former = given.give(run.given, run.node.id, run.depth, created=created, at_stop=at_stop)
+        if former is None or former.node is None:
+            return
+        node = self.tree.node(former.node)
+        may_leave = node is not None and node.has_state and not node.state_locks
+        children = len(node.children) if node is not None and may_leave else 0
+        ends_prompt = prompt_end is not None and prompt_end - grid < former.depth <= prompt_end
+        gone = given.takes_back(former, children, run.node.id if ends_prompt else None)
+        if gone and node is not None:
+            self.states_free += 1
+            self.tree.drop_state(node)
 
     def _release(self, run: _Run) -> None:
         self.tree.unlock(run.node)
@@ -231,7 +283,7 @@ class ShadowCache:
             self._evict(Pool.STATE, victim)
         self.states_free -= 1
 
-    def _evict(self, pool: Pool, node: ShadowNode) -> None:
+    def _evict(self, pool: Pool | None, node: ShadowNode) -> None:
         self.evictions += 1
         if self.on_victim is not None:
             self.on_victim(pool, node)

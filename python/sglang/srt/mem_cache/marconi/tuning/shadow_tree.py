@@ -6,6 +6,7 @@ import heapq
 from array import array
 from collections import OrderedDict
 
+from sglang.srt.mem_cache.marconi.given_states import GivenStates
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode, shared_depth
@@ -21,9 +22,13 @@ class ShadowTree:
     Args:
         policy: orders the pools that it names; LRU orders the others.
         block_tokens: tokens a block.
+        given: told what happens to the states that requests give, if there is one.
     """
 
-    def __init__(self, policy: EvictionPolicy, block_tokens: int) -> None:
+    def __init__(
+        self, policy: EvictionPolicy, block_tokens: int, given: GivenStates | None = None
+    ) -> None:
+        self._given = given
         self.view = ShadowView(policy, block_tokens)
         self.root = ShadowNode(0, None, array("Q"), 0)
         self.now = 0
@@ -69,6 +74,8 @@ class ShadowTree:
             if best.prefix is not None:
                 best.prefix.last_access = self.now
                 self.policy.on_hit(best.prefix, self.now)
+            if self._given is not None:
+                self._given.looked_up(best.id)
         if blocks:
             self._touch_path(best)
         return best, depth
@@ -102,6 +109,8 @@ class ShadowTree:
         self._states.move_to_end(node.id)
         node.accessed = self.now
         self.view.state_came_or_went(node)
+        if self._given is not None:
+            self._given.created(node.id)
         self._touch_path(node)
         return node, fresh, blocks - depth
 
@@ -141,10 +150,31 @@ class ShadowTree:
             return next((n for n in self._states.values() if not n.state_locks), None)
         return self._least_recent_leaf()
 
+    def beyond_cap(self, tail: ShadowNode, cap: int) -> list[ShadowNode]:
+        """The shallowest nodes above ``tail`` whose states are more than ``cap`` on its path.
+
+        Forks and locked states stay, as in SGLang, so that fewer may be returned.
+        """
+        holders: list[ShadowNode] = []
+        above: ShadowNode | None = tail
+        while above is not None:
+            if above.has_state:
+                holders.append(above)
+            above = above.parent
+        excess = max(len(holders) - cap, 0)
+        loose = [n for n in holders[:0:-1] if not n.state_locks and len(n.children) == 1]
+        return loose[:excess]
+
+    def node(self, id: int) -> ShadowNode | None:
+        """The node with that id, ``None`` if it left the tree."""
+        return self._nodes.get(id)
+
     def drop_state(self, node: ShadowNode) -> None:
         """Evict the state of ``node``, which keeps its KV."""
         node.has_state = False
         del self._states[node.id]
+        if self._given is not None:
+            self._given.left(node.id)
         self.view.state_came_or_went(node)
 
     def delete_leaf(self, node: ShadowNode) -> None:
@@ -153,6 +183,9 @@ class ShadowTree:
         assert parent is not None and not node.children
         if node.has_state:
             del self._states[node.id]
+        if self._given is not None:
+            self._given.left(node.id)
+            self._given.deleted(node.id)
         del parent.children[node.hashes[0]]
         del self._nodes[node.id]
         node.parent = None
@@ -197,6 +230,8 @@ class ShadowTree:
         upper.touched = lower.touched = self._time
         self.view.mark(upper)
         self.view.mark(lower)
+        if self._given is not None:
+            self._given.parted(lower.id)
         return upper
 
     def _touch_path(self, node: ShadowNode) -> None:

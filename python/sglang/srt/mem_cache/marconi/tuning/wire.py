@@ -7,11 +7,12 @@ import math
 import struct
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Event, Flushed
 from sglang.srt.mem_cache.marconi.tuning.retrospect import Trial, Verdict
+from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice
 
 _HEAD = struct.Struct("<BQII")
 _SETUP, _BEGAN, _ENDED, _TAKEN_BACK, _FLUSHED, _LOOK_BACK = range(6)
@@ -34,11 +35,11 @@ def began(run_id: int, prompt_tokens: int, hashes: bytes) -> bytes:
     return _HEAD.pack(_BEGAN, run_id, prompt_tokens, len(hashes)) + hashes
 
 
-def ended(run_id: int, generated: bytes | None) -> bytes:
+def ended(run_id: int, generated: bytes | None, output_tokens: int = 0) -> bytes:
     """An :class:`Ended`."""
     if generated is None:
         return _HEAD.pack(_TAKEN_BACK, run_id, 0, 0)
-    return _HEAD.pack(_ENDED, run_id, 0, len(generated)) + generated
+    return _HEAD.pack(_ENDED, run_id, output_tokens, len(generated)) + generated
 
 
 def flushed() -> bytes:
@@ -73,7 +74,7 @@ def read_events(stream: BinaryIO) -> Iterator[Event | LookBack]:
         if kind == _BEGAN:
             yield Began(number, tokens, body)
         elif kind == _ENDED:
-            yield Ended(number, body)
+            yield Ended(number, body, tokens)
         elif kind == _TAKEN_BACK:
             yield Ended(number, None)
         elif kind == _FLUSHED:
@@ -82,6 +83,15 @@ def read_events(stream: BinaryIO) -> Iterator[Event | LookBack]:
             yield LookBack(number)
         else:
             raise ValueError(f"a frame is of unknown kind {kind}")
+
+
+def _split(record: dict[str, Any] | None) -> SplitAdvice | None:
+    if record is None:
+        return None
+    numbers = {name: float(record[name]) for name in ("ratio", "saved", "ratio_now", "saved_now")}
+    if not all(map(math.isfinite, numbers.values())):
+        raise ValueError(f"the split {record} is not finite")
+    return SplitAdvice(**numbers, requests=int(record["requests"]))
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
@@ -99,6 +109,7 @@ def answer(window: int, verdict: Verdict, cpu_seconds: float) -> bytes:
         "requests": verdict.requests,
         "flops_saved": [trial.flops_saved for trial in verdict.trials],
         "hit_tokens": [trial.hit_tokens for trial in verdict.trials],
+        "split": None if verdict.split is None else asdict(verdict.split),
         "cpu_seconds": cpu_seconds,
     }
     return json.dumps(record).encode() + b"\n"
@@ -126,6 +137,7 @@ def read_answer(line: bytes, window: int, choices: int) -> tuple[Verdict, float]
                 Trial(float(flops), int(tokens))
                 for flops, tokens in zip(record["flops_saved"], record["hit_tokens"], strict=True)
             ),
+            _split(record["split"]),
         )
         sound = (
             record["window"] == window

@@ -1,4 +1,4 @@
-"""The tuner's process: follows the stream on stdin, answers on stdout. Run as a script.
+"""The tuner's process: follows the stream on stdin, answers on stdout, records. Run as a script.
 
 It takes from SGLang nothing but this package, so that neither torch nor a GPU is touched: a bare
 module stands for ``sglang``, whose ``__init__`` would import all of it.
@@ -36,6 +36,7 @@ class WorkerSetup:
         choices: what it may choose between.
         current: index of the one in force, ``None`` if nothing was chosen yet.
         memory_bytes: bound of its address space.
+        record: file that the requests are written to, if any.
     """
 
     shape: ShadowShape
@@ -43,6 +44,7 @@ class WorkerSetup:
     choices: tuple[Choice, ...]
     current: int | None
     memory_bytes: int
+    record: str | None = None
 
 
 def main() -> None:
@@ -65,20 +67,28 @@ def main() -> None:
 
 
 def _follow(wire: types.ModuleType) -> None:
+    from sglang.srt.mem_cache.marconi.tuning.recorder import Recorder
     from sglang.srt.mem_cache.marconi.tuning.retrospect import Retrospect
     from sglang.srt.mem_cache.marconi.tuning.worker import WorkerSetup
 
     setup = pickle.loads(wire.read_setup(sys.stdin.buffer))
     assert isinstance(setup, WorkerSetup)
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
-    retrospect = Retrospect(setup.shape, setup.cost, setup.choices, current=setup.current)
+    retrospect = recorder = None
+    if len(setup.choices) > 1:
+        retrospect = Retrospect(setup.shape, setup.cost, setup.choices, current=setup.current)
+    if setup.record is not None:
+        recorder = Recorder(Path(setup.record), setup.shape.block_tokens)
     for event in wire.read_events(sys.stdin.buffer):
-        if isinstance(event, wire.LookBack):
+        if not isinstance(event, wire.LookBack):
+            if recorder is not None:
+                recorder.follow(event)
+            if retrospect is not None:
+                retrospect.follow(event)
+        elif retrospect is not None:
             verdict = retrospect.look_back()
             sys.stdout.buffer.write(wire.answer(event.window, verdict, time.process_time()))
             sys.stdout.buffer.flush()
-        else:
-            retrospect.follow(event)
 
 
 if __name__ == "__main__":

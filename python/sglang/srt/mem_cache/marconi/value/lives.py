@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from sglang.srt.mem_cache.marconi.value.odds import (
     LEVELS,
@@ -14,6 +14,9 @@ from sglang.srt.mem_cache.marconi.value.odds import (
     level_of,
     prefix_class,
 )
+
+#: Entries that are looked over at each new life. At 2 and more they do not outgrow the lives.
+SWEPT = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -37,12 +40,16 @@ class Life:
 
 
 class Lives:
-    """Reports to the odds what becomes of each life; every call is O(log n), amortised."""
+    """Reports to the odds what becomes of each life; every call is O(log n), amortised.
+
+    Entries of lives that are watched no longer are swept out a few at each new life, so that no
+    call takes long: the sweep moves those that stand from the end of one heap to another.
+    """
 
     def __init__(self, odds: ReuseOdds) -> None:
         self._odds = odds
         self._due: list[tuple[int, int, Life]] = []
-        self._watched = 0
+        self._unswept: list[tuple[int, int, Life]] = []
         self._watch = 0
 
     def begin(
@@ -52,10 +59,8 @@ class Lives:
         kind = prefix_class(role, uses, turns)
         life = Life(id, kind, stamp, level_of(now - stamp), uses, turns)
         self._odds.reached(life.kind, life.level)
-        self._watched += 1
         self._wait(life)
-        if len(self._due) > 4 * self._watched + 256:
-            self._compact()
+        self._sweep()
         return life
 
     def use(self, life: Life, now: int) -> None:
@@ -72,8 +77,12 @@ class Lives:
 
     def advance(self, now: int) -> Iterator[Life]:
         """The lives that came to their next level by tick ``now``, in the order of time."""
-        due = self._due
-        while due and due[0][0] <= now:
+        while True:
+            due, unswept = self._due, self._unswept
+            if not due or (unswept and unswept[0] < due[0]):
+                due = unswept
+            if not due or due[0][0] > now:
+                return
             _, watch, life = heappop(due)
             if life.watch == watch:
                 self._odds.survived(life.kind, life.level)
@@ -95,8 +104,13 @@ class Lives:
 
     def _stop(self, life: Life) -> None:
         life.watch = 0
-        self._watched -= 1
 
-    def _compact(self) -> None:
-        self._due = [entry for entry in self._due if entry[2].watch == entry[1]]
-        heapify(self._due)
+    def _sweep(self) -> None:
+        for _ in range(SWEPT):
+            if not self._unswept:
+                self._due, self._unswept = [], self._due
+            if not self._unswept:
+                return
+            entry = self._unswept.pop()
+            if entry[2].watch == entry[1]:
+                heappush(self._due, entry)

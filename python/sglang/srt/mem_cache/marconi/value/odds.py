@@ -24,6 +24,9 @@ MOST_COUNTED = 2
 class Role(Enum):
     """Where a prefix stands among the cached ones."""
 
+    # That of Enum hashes the name, in Python code, wherever a class is part of a key.
+    __hash__ = object.__hash__
+
     #: Nothing cached lies below: a session would resume here.
     RESUMABLE = "resumable"
     #: The one prefix below it supersedes it, unless history is rewritten.
@@ -102,6 +105,9 @@ class ReuseOdds:
     """Survival curves by class, and the rate of reuse that follows from them.
 
     A call is O(1), and one in ``FRESHNESS`` computes all rates anew: O(classes * LEVELS**2).
+
+    Attributes:
+        edition: grows when the rates change.
     """
 
     def __init__(self) -> None:
@@ -110,6 +116,7 @@ class ReuseOdds:
         self._classes: dict[PrefixClass, _Counts] = {}
         self._rates: dict[PrefixClass, list[float]] = {}
         self._since = 0
+        self.edition = 0
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
@@ -158,12 +165,21 @@ class ReuseOdds:
         order LRU; where uses come late it looks ahead to them. It changes evenly with age from
         where a level begins to where it ends, so that neighbours in age are told apart.
         """
-        rates = self._rates.get(kind)
-        if rates is None:
-            rates = self._rates[kind] = self._rates_of(kind)
+        rates = self._rates_by_level(kind)
         level = level_of(age)
         passed = min(max(age, 1) / (1 << level) - 1, 1.0)
         return rates[level] + passed * (rates[level + 1] - rates[level])
+
+    def least_rate(self, kind: PrefixClass, level: int) -> float:
+        """The lowest rate at an age of ``level``; it stays until ``edition`` changes."""
+        rates = self._rates_by_level(kind)
+        return min(rates[level], rates[level + 1])
+
+    def _rates_by_level(self, kind: PrefixClass) -> list[float]:
+        rates = self._rates.get(kind)
+        if rates is None:
+            rates = self._rates[kind] = self._rates_of(kind)
+        return rates
 
     def _rates_of(self, kind: PrefixClass) -> list[float]:
         """The rates at the ages at which levels begin, and at the end of the last."""
@@ -184,6 +200,7 @@ class ReuseOdds:
         self._since += 1
         if self._since >= FRESHNESS:
             self._since = 0
+            self.edition += 1
             self._rates.clear()
 
 

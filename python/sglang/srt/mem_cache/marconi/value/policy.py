@@ -9,7 +9,7 @@ from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.value.lives import Life, Lives
 from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds, Role, prefix_class
-from sglang.srt.mem_cache.marconi.value.queues import Candidate, Queues
+from sglang.srt.mem_cache.marconi.value.queues import Queues
 
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
 GHOSTS_A_PREFIX, FEWEST_GHOSTS = 4, 1024
@@ -50,7 +50,7 @@ class ValuePolicy:
     An evicted state stays under observation for a while: an adapter that notices a request that
     would have resumed there reports it by :meth:`on_return`.
 
-    A decision looks at the head of each queue of :class:`Queues`: their number is bounded by
+    A decision compares the heads of a few queues of :class:`Queues`: their number is bounded by
     classes, levels of age and magnitudes of cost, whatever the cache holds.
 
     Args:
@@ -134,13 +134,8 @@ class ValuePolicy:
         if queues is None:
             return None
         self._advance(now)
-        best: CachedPrefix | None = None
-        lowest = (0.0, 0, 0)
-        for head in queues.heads(excluding):
-            rank = (self._value(head), head.stamp, head.prefix.order)
-            if best is None or rank < lowest:
-                best, lowest = head.prefix, rank
-        return best
+        lowest = queues.lowest(self.odds, self._now, excluding)
+        return None if lowest is None else lowest.prefix
 
     def explain(self, prefix: CachedPrefix, pool: Pool) -> Worth:
         """Why ``prefix`` goes when it does, if ``pool`` is short."""
@@ -228,12 +223,6 @@ class ValuePolicy:
         if pool is Pool.STATE:
             return self._cost.state_bytes
         return kv
-
-    def _value(self, candidate: Candidate) -> float:
-        kind, _, magnitude = candidate.key
-        if magnitude is None:
-            return 0.0
-        return self.odds.rate(kind, self._now - candidate.stamp) * candidate.efficiency
 
     def _check(self) -> None:
         for pool, queues in self._queues.items():

@@ -1,0 +1,213 @@
+"""What does Marconi cost a busy server? Stock with its Rust tree core beside policies 1 and 2.
+
+    python benchmark/marconi/server_overhead.py --model TINY
+
+The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
+runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
+starts with another server. The first table gives means over the runs with ratios to stock's. The
+second has the CPU time of each server's processes, which other work on the machine disturbs less
+than the rates, and what SGLang's own metrics say of the calls that evict KV
+(``sglang:eviction_duration_seconds``), both during the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from demo_servers import Pools, Server, ServerFailed, launch_servers
+from live.history import TokenSource
+from live.rows import counted_between, mean_rows, summary, table
+from live.run import Pace, Player
+from live.server_api import ASK_SECONDS, ServerUnreachable, marconi_counters, served_model
+from live.tables import markdown_table
+from live.workload import Turn
+from prometheus_client.parser import text_string_to_metric_families
+from traces import Request
+
+BLOCK, VOCAB_SIZE = 64, 256
+FLAGS: dict[str, tuple[str, ...]] = {
+    "stock": (),
+    "policy-1": ("--marconi-evict-policy", "1"),
+    "policy-2": ("--marconi-evict-policy", "2", "--marconi-eff-weight", "0.5"),
+    "policy-3": ("--marconi-evict-policy", "3"),
+}
+EVICTIONS = "sglang:eviction_duration_seconds"
+#: Seconds; upper bounds of buckets of that metric.
+LIMITS = ("0.001", "0.002", "0.005", "0.01")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    options = parse_arguments(argv)
+    try:
+        with tempfile.TemporaryDirectory(prefix="server-overhead-") as scratch:
+            logs = options.log_dir or Path(scratch)
+            logs.mkdir(parents=True, exist_ok=True)
+            flags = {name: (*FLAGS[name], *common_flags(options)) for name in options.servers}
+            with launch_servers(options.model, flags, logs, port=options.port) as servers:
+                rows = measure(servers, options)
+    except (ServerFailed, ServerUnreachable, OSError) as error:
+        print(f"server_overhead: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; no server is left running.", file=sys.stderr)
+        return 130
+    order = list(options.servers)
+    print(table(sorted(mean_rows(rows), key=lambda row: order.index(row["server"]))))
+    print()
+    print(markdown_table(cost_table(rows, order)))
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder of a tiny model")
+    parser.add_argument("--servers", nargs="+", choices=list(FLAGS), default=list(FLAGS)[:3])
+    parser.add_argument("--states", type=int, default=10_000, help="slots of the state pool")
+    parser.add_argument("--prompt-tokens", type=int, default=128, help="a turn adds so many")
+    parser.add_argument("--output-tokens", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=2, help="of a session")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--fill", type=int, help="requests before; default: --states")
+    parser.add_argument("--requests", type=int, default=600, help="of a run")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--port", type=int, default=0, help="first port (default: free ones)")
+    parser.add_argument("--log-dir", type=Path, help="keep the servers' logs here")
+    parser.add_argument("--out", type=Path, help="append a JSON row a server and run")
+    options = parser.parse_args(argv)
+    for name, value in vars(options).items():
+        least = 0 if name in ("port", "fill") else 1
+        if isinstance(value, int) and value < least:
+            parser.error(f"--{name.replace('_', '-')} is {value}; allowed is {least} or more")
+    return options
+
+
+def common_flags(options: argparse.Namespace) -> tuple[str, ...]:
+    # Where each prompt's state has its slot, three quarters of their KV fit: both pools evict.
+    kv_tokens = options.states * options.prompt_tokens * 3 // 4
+    return (
+        *("--mamba-radix-cache-strategy", "extra_buffer", "--enable-metrics"),
+        *Pools(kv_tokens, options.states, running=options.concurrency).arguments(),
+    )
+
+
+def measure(servers: dict[str, Server], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a server and run."""
+    names = list(servers)
+    pace = Pace(None, options.concurrency)
+    players = {
+        name: Player(
+            server.base_url,
+            TokenSource(BLOCK, VOCAB_SIZE),
+            api="generate",
+            model=served_model(server.base_url),
+            ignore_eos=True,
+            timeout=ASK_SECONDS,
+        )
+        for name, server in servers.items()
+    }
+    workload = sessions(options.turns, options.prompt_tokens, options.output_tokens)
+    fill = take(workload, options.states if options.fill is None else options.fill)
+    for name in names:
+        print(f"filling {name}", file=sys.stderr, flush=True)
+        players[name].play(fill, pace, lambda sent: None)
+    rows = []
+    for run in range(options.repeats):
+        turns = take(workload, options.requests)
+        for place in range(len(names)):
+            name = names[(run + place) % len(names)]
+            url = servers[name].base_url
+            counted, evicted = marconi_counters(url), evictions(url)
+            cpu = cpu_seconds(servers[name])
+            sent = players[name].play(turns, pace, lambda sent: None)
+            cpu, after = cpu_seconds(servers[name]) - cpu, evictions(url)
+            row = {
+                "server": name,
+                "run": run,
+                **summary(sent),
+                "marconi": counted_between(counted, marconi_counters(url)),
+                "cpu_seconds": cpu,
+                "evictions": {key: after[key] - evicted[key] for key in after},
+            }
+            print(f"run {run}: {name} {row['requests_per_s']:.1f}/s", file=sys.stderr, flush=True)
+            rows.append(row)
+            if options.out is not None:
+                with options.out.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+    return rows
+
+
+def sessions(turns: int, prompt_tokens: int, output_tokens: int) -> Iterator[Turn]:
+    """Turns of sessions without end, groups of sessions taking their turns together."""
+    group, index = 32, 0
+    for first in range(0, sys.maxsize, group):
+        for turn in range(turns):
+            length = (turn + 1) * prompt_tokens + turn * output_tokens
+            for session in range(first, first + group):
+                blocks = tuple(session << 20 | place for place in range(length // BLOCK))
+                request = Request(0.0, str(session), length, output_tokens, blocks, ())
+                yield Turn(index, str(session), request)
+                index += 1
+
+
+def take(workload: Iterator[Turn], count: int) -> list[Turn]:
+    return [next(workload) for _ in range(count)]
+
+
+def evictions(url: str) -> dict[str, float]:
+    """Calls that evicted so far, their seconds, and how many took up to each of ``LIMITS``."""
+    answer = requests.get(url + "/metrics", timeout=ASK_SECONDS)
+    answer.raise_for_status()
+    found = dict.fromkeys(("calls", "seconds", *LIMITS), 0.0)
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            if sample.name == f"{EVICTIONS}_count":
+                found["calls"] += sample.value
+            elif sample.name == f"{EVICTIONS}_sum":
+                found["seconds"] += sample.value
+            elif sample.name == f"{EVICTIONS}_bucket" and sample.labels["le"] in LIMITS:
+                found[sample.labels["le"]] += sample.value
+    return found
+
+
+def cpu_seconds(server: Server) -> float:
+    """CPU time that all processes of a server took so far."""
+    parent = psutil.Process(server.process.pid)
+    times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))
+
+
+def cost_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[list[str]]:
+    """All runs of each server together."""
+    limits = [f"over {1000 * float(limit):g} ms" for limit in LIMITS]
+    lines = [["", "CPU, ms a request", "calls that evict", "mean, ms", *limits, "% of the time"]]
+    for name in order:
+        runs = [row for row in rows if row["server"] == name]
+        total = {key: sum(run["evictions"][key] for run in runs) for key in runs[0]["evictions"]}
+        mean = 1000 * total["seconds"] / total["calls"] if total["calls"] else 0.0
+        share = 100 * total["seconds"] / sum(run["seconds"] for run in runs)
+        over = [f"{total['calls'] - total[limit]:.0f}" for limit in LIMITS]
+        cpu = 1000 * sum(run["cpu_seconds"] for run in runs) / sum(run["requests"] for run in runs)
+        calls = [f"{total['calls']:.0f}", f"{mean:.3f}", *over]
+        lines.append([name, f"{cpu:.2f}", *calls, f"{share:.2f}"])
+    return lines
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

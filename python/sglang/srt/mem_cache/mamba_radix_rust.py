@@ -1,0 +1,327 @@
+"""SGLang 0.5.23's Rust tree core, reporting events and evicting a policy's victims.
+
+The Rust core stays the owner of the tree. What the policy must know is read off the results of its
+calls into a :class:`TreeMirror`, and a victim is evicted by operations that the core has anyway:
+
+- an evictable leaf by its id;
+- the state of a node with one child as an excess state of the path to that child, while the other
+  states above are locked against it: O(nodes above);
+- any other state (a fork's, or a leaf's whose KV alone is locked) as the least recently used one,
+  while all states that were used less recently are locked: O(such states), about a microsecond
+  each. Policies give up forks last or seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.mamba_radix_leaves import LeafOrder
+from sglang.srt.mem_cache.mamba_radix_rust_leaves import Learnt, MirrorLeaves
+from sglang.srt.mem_cache.marconi.mirror import MirrorNode, Segment, TreeMirror
+from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.rust_tree_core.adapter import RustUnifiedTreeCore
+from sglang.srt.mem_cache.rust_tree_core.extension import bindings
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
+    EvictDeviceNextNodeResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+
+FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
+_POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
+_STATE_ONLY = [int(FULL)]
+
+
+def _evicting_all_excess(**options: Any) -> Any:
+    """The core's parameters, with every state but a path's tail in excess of the path's cap."""
+    return bindings.TreeCoreInitParamsBinding(**{**options, "mamba_max_states_per_path": 0})
+
+
+class RustMirror(TreeMirror):
+    """Answers about SGLang's keys too."""
+
+    @staticmethod
+    def tokens_of(key: Any) -> Sequence[int]:
+        tokens: Sequence[int] = key.tokens if isinstance(key, Segment) else key.raw_token_ids()
+        return tokens
+
+    @staticmethod
+    def namespace_of(key: Any) -> str:
+        if isinstance(key, Segment):
+            return key.namespace
+        return f"{key.extra_key or ''}\0{key.cache_salt or ''}"
+
+
+class MambaRadixRustTreeCore(RustUnifiedTreeCore):
+    """The Rust tree core, telling the cache's view what happens to its nodes.
+
+    It needs the order of the core's path cap for itself, so the operator's cap must be unset.
+    """
+
+    _bindings = SimpleNamespace(
+        **{
+            **{name: value for name, value in vars(bindings).items() if name[0] != "_"},
+            "TreeCoreInitParamsBinding": _evicting_all_excess,
+        }
+    )
+
+    def __init__(self, params: CacheInitParams, cache: MambaRadixCache) -> None:
+        self.cache = cache
+        self.mirror = RustMirror(params.page_size)
+        self._leaves = MirrorLeaves(self.mirror)
+        self._keeps_lru = params.eviction_policy.lower() == "lru"
+        self._chooses = False
+        self._lru_walk: LeafOrder | None = None
+        self._wanted = 0
+        self._inserting: Any = None
+        cache.attach_tree(self.mirror)
+        super().__init__(replace(params, component_registry_override=None))
+
+    def reset(self) -> None:
+        super().reset()
+        self.mirror.clear()
+        self._leaves.clear()
+        self.cache.forget_tree()
+
+    # -- lookups and inserts
+
+    def match_prefix(self, params: Any) -> Any:
+        self._begin()
+        result = super().match_prefix(params)
+        self.cache.report(self._matched, params.key, result)
+        return result
+
+    def begin_insert(self, params: Any) -> Any:
+        self._begin()
+        self._inserting = params
+        return self._noting_insert(super().begin_insert(params))
+
+    def _begin(self) -> None:
+        self.cache.view.tick()
+        self.cache.report(self.cache.view.catch_up)
+
+    def resume_insert(self) -> Any:
+        return self._noting_insert(super().resume_insert())
+
+    def _cache_actions_from_tagged(self, actions: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """All but the eviction of a path's excess states, which is for victims alone."""
+        return [
+            self._cache_action_from_tagged(action)
+            for action in actions
+            if action[0] != "mamba_evict_excess_path_states"
+        ]
+
+    def _matched(self, key: Any, result: Any) -> None:
+        last = result.last_visited_node_id
+        learnt = () if last is None else self._learn(last, key)
+        node = self.mirror.node_by_id(result.best_match_node)
+        self._leaves.matched(node, learnt)
+        if node.state is not None:
+            self.mirror.use_state(node)
+            self.cache.report(self.cache.state_consumed, node)
+
+    def _noting_insert(self, step: Any) -> Any:
+        if step.result is not None:
+            params, self._inserting = self._inserting, None
+            self.cache.report(self._inserted, params, step.result)
+        return step
+
+    def _inserted(self, params: Any, result: Any) -> None:
+        if result.rotation_tail_declined:
+            return
+        learnt = self._learn(result.last_device_node, params.key)
+        node = self.mirror.node_by_id(result.last_device_node)
+        if node.parent is None:
+            return
+        self._leaves.inserted(node, learnt)
+        if node.state is None:
+            self.mirror.put_state(node, int(params.mamba_value))
+        else:
+            self.mirror.use_state(node)
+        self.cache.report(self.cache.state_created, node)
+
+    def _learn(self, node_id: int, key: Any) -> Learnt:
+        """Take note of new nodes on the path to one at which a walk along ``key`` ended."""
+        if self.mirror.find(node_id) is not None:
+            return ()
+        (path,) = self._binding.collect_path_info([node_id])
+        whole = Segment(key.raw_token_ids(), RustMirror.namespace_of(key))
+        learnt = self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
+        report, view = self.cache.report, self.cache.view
+        for fresh, lower in learnt:
+            if lower is not None:
+                report(self.cache.split, fresh, lower)
+            for node in (fresh, lower or fresh.parent):
+                assert node is not None
+                self._leaves.changed(node)
+                report(view.leaf_sets_updated, node)
+        return learnt
+
+    # -- locks
+
+    def inc_lock_ref(self, node_id: int, skip_lock_components: Sequence[Any] = ()) -> Any:
+        result = super().inc_lock_ref(node_id, skip_lock_components)
+        self._locked(node_id, FULL not in skip_lock_components, MAMBA not in skip_lock_components)
+        return result
+
+    def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
+        result = super().dec_lock_ref(node_id, params, skip_swa)
+        skipped = params.skipped_lock_components
+        self._locked(node_id, -(FULL not in skipped), -(MAMBA not in skipped))
+        return result
+
+    def inc_full_pin(self, node_id: int) -> None:
+        super().inc_full_pin(node_id)
+        self._locked(node_id, 1, 0)
+
+    def dec_full_pin(self, node_id: int) -> None:
+        super().dec_full_pin(node_id)
+        self._locked(node_id, -1, 0)
+
+    def _locked(self, node_id: int, kv: int, state: int) -> None:
+        node = self.mirror.find(node_id)
+        if node is not None:
+            node.kv_locks += kv
+            node.state_locks += state
+            self.cache.report(self._leaves.changed, node)
+            self.cache.report(self.cache.view.changed, node)
+
+    # -- eviction
+
+    def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
+        self.cache.eviction_starts()
+        self._wanted = request_cnt
+        self._chooses = self.cache.begin_walk(_POOLS[component_type])
+        self._lru_walk = None
+        if self._chooses:
+            if component_type is FULL:
+                self._leaves.forget_order()
+        elif component_type is FULL and self._keeps_lru and self.cache.view_is_sound:
+            self._lru_walk = self._leaves.walk()
+        else:
+            super().evict_device_start(component_type, request_cnt)
+
+    def evict_device_next_node(
+        self, component_type: ComponentType, tracker: dict[ComponentType, int]
+    ) -> Any:
+        if not self._chooses and self._lru_walk is None:
+            result = super().evict_device_next_node(component_type, tracker)
+            self._note_states(result)
+            return result
+        if tracker[component_type] >= self._wanted:
+            return EvictDeviceNextNodeResult()
+        pool = _POOLS[component_type]
+        try:
+            node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
+        except Exception as error:
+            self.cache.count_fallback(pool, error)
+            return self._evict_least_recent(component_type)
+        if node is None:
+            return EvictDeviceNextNodeResult()
+        if self.mirror.is_evictable_leaf(node):
+            return EvictDeviceNextNodeResult(node_id=node.id, made_progress=True)
+        return self._evict_state(node)
+
+    def evict_device_end(self, component_type: ComponentType) -> None:
+        if self._lru_walk is not None:
+            self._lru_walk.end_walk()
+        elif not self._chooses:
+            super().evict_device_end(component_type)
+        self.cache.end_walk()
+
+    def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
+        node = self.mirror.find(node_id)
+        if node is not None:
+            self.cache.report(self.cache.kv_leaves, node)
+            self.cache.report(self.cache.view.state_came_or_went, node)
+            self.cache.report(self.cache.prefix_deleted, node)
+        result = super().evict_device_leaf(node_id, is_write_back)
+        if node is not None:
+            self.cache.report(self.mirror.remove, node)
+            self.cache.report(self._leaves.removed, node)
+            self.cache.report(self.cache.view.removed, node)
+            self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
+        return result
+
+    def _evict_state(self, node: MirrorNode) -> Any:
+        """Evict the unlocked state of a node that is no evictable leaf."""
+        if len(node.children) != 1:
+            with self._holding(self._used_before(node)):
+                return self._evict_least_recent(MAMBA)
+        (below,) = node.children.values()
+        with self._holding(self._excess_above(node)):
+            freed = self._binding.evict_excess_path_states(below.id)
+        states = freed.new_device_frees.get(int(MAMBA), [])
+        if not states:
+            error = RuntimeError(f"the tree core kept the state of node {node.id}")
+            self.cache.count_fallback(Pool.STATE, error)
+            return self._evict_least_recent(MAMBA)
+        result = EvictDeviceNextNodeResult(made_progress=True)
+        result.device_frees[MAMBA].extend(states)
+        result.tracker[MAMBA] = sum(len(state) for state in states)
+        self._note_states(result)
+        return result
+
+    def _evict_least_recent(self, component_type: ComponentType) -> Any:
+        """One step of the core's own walk."""
+        super().evict_device_start(component_type, 1)
+        result = super().evict_device_next_node(component_type, {})
+        super().evict_device_end(component_type)
+        self._note_states(result)
+        return result
+
+    def _note_states(self, result: Any) -> None:
+        """Take note of the states that a step took out of nodes that stay."""
+        for states in result.device_frees.get(MAMBA, ()):
+            self.cache.report(self._state_left, int(states))
+
+    def _state_left(self, state: int) -> None:
+        node = self.mirror.state_owner(state)
+        self.cache.report(self.cache.state_leaves, node)
+        self.mirror.drop_state(node)
+        self.cache.report(self.cache.view.state_came_or_went, node)
+
+    @contextmanager
+    def _holding(self, nodes: Iterable[MirrorNode]) -> Iterator[None]:
+        """Lock the states of ``nodes`` for a moment, unknown to the view."""
+        lock, unlock = self._binding.inc_lock_ref, self._binding.dec_lock_ref
+        held = [node.id for node in nodes if not node.state_locks]
+        for id in held:
+            lock(id, _STATE_ONLY)
+        try:
+            yield
+        finally:
+            for id in held:
+                receipt = bindings.DecLockRefParamsBinding(
+                    node_id=id, skipped_lock_components=_STATE_ONLY
+                )
+                unlock(id, receipt)
+
+    def _used_before(self, node: MirrorNode) -> Iterator[MirrorNode]:
+        for other in self.mirror.states.values():
+            if other is node:
+                return
+            yield other
+
+    @staticmethod
+    def _excess_above(node: MirrorNode) -> Iterator[MirrorNode]:
+        """Nodes above whose states the core would take for excess."""
+        above = node.parent
+        while above is not None and above.parent is not None:
+            if above.state is not None and len(above.children) == 1:
+                yield above
+            above = above.parent
+
+    # -- what this core does not do
+
+    def set_hicache_enabled(self) -> None:
+        raise NotImplementedError("a host tier needs the Python tree core under Marconi")

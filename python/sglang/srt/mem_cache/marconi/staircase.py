@@ -1,0 +1,143 @@
+"""Candidates, and those that no other one undercuts: the lowest score is one of these."""
+
+from __future__ import annotations
+
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Iterator
+from math import isqrt
+
+from sglang.srt.mem_cache.marconi.stamp_tree import Key, StampTree
+from sglang.srt.mem_cache.marconi.utility import Utility, recency
+
+#: A staircase of more steps is searched block by block.
+LONG = 64
+
+_END: Key = (sys.maxsize, 0)
+
+
+class Staircase:
+    """All candidates in a :class:`StampTree`, and their lower left staircase in lists.
+
+    A *step* is a candidate whose efficiency is below that of all with a lower key. The score never
+    falls as last access or efficiency rises (:class:`Utility`), so every candidate scores at least
+    as much as a step ahead of it, and the ends of the staircase are the earliest last access and
+    the lowest efficiency of all.
+
+    ``lowest`` is O(k) for k steps, O(sqrt k) and up where they are many. ``add`` and ``remove`` are
+    O(log n) for each step that comes or goes; what is neither lowest nor early makes none.
+    """
+
+    def __init__(self) -> None:
+        self._tree = StampTree()
+        self._keys: list[Key] = []
+        self._stamps: list[int] = []
+        self._efficiencies: list[float] = []
+        self._ids: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+    def __iter__(self) -> Iterator[tuple[Key, float, int]]:
+        """Key, efficiency and id of every candidate, by key."""
+        return iter(self._tree)
+
+    def add(self, key: Key, efficiency: float, id: int) -> None:
+        """Enter a candidate whose key is not there yet."""
+        self._tree.add(key, efficiency, id)
+        at = bisect_left(self._keys, key)
+        if at and self._efficiencies[at - 1] <= efficiency:
+            return
+        end = at
+        while end < len(self._keys) and self._efficiencies[end] >= efficiency:
+            end += 1
+        self._replace(at, end, [(key, efficiency, id)])
+
+    def remove(self, key: Key) -> None:
+        """Take out the candidate with ``key``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        self._tree.remove(key)
+        at = bisect_left(self._keys, key)
+        if at == len(self._keys) or self._keys[at] != key:
+            return
+        below = self._efficiencies[at - 1] if at else math.inf
+        before = self._keys[at + 1] if at + 1 < len(self._keys) else _END
+        self._replace(at, at + 1, self._tree.steps_down(key, before, below))
+
+    def lowest(self, now: int, eff_weight: float) -> int | None:
+        """Id of the candidate of lowest score, and of lowest order among those with that score."""
+        if not self._ids:
+            return None
+        stamps, efficiencies = self._stamps, self._efficiencies
+        last = self._tree.last_stamp
+        utility = Utility(
+            now,
+            eff_weight,
+            recency(now, stamps[0]),
+            recency(now, last),
+            efficiencies[-1],
+            self._tree.highest_efficiency,
+        )
+        lowest, found = self._lowest_steps(utility)
+        at = min(found, key=lambda at: self._keys[at][1]) if len(found) > 1 else found[0]
+        for step in found:
+            stamp = stamps[step] + 1
+            if stamp <= last and utility.score(stamp, efficiencies[step]) <= lowest:
+                # Too old for the floats to tell a tick: what is no step may score the same.
+                first = self._tree.first_of_equals(utility, lowest, self._keys[at][1])
+                return self._ids[at] if first is None else first
+        return self._ids[at]
+
+    def _lowest_steps(self, utility: Utility) -> tuple[float, list[int]]:
+        """The lowest score and the steps that have it."""
+        stamps, efficiencies = self._stamps, self._efficiencies
+        length = len(stamps)
+        if length <= LONG:
+            scores = utility.scores(stamps, efficiencies)
+            lowest = min(scores)
+            return lowest, _places(scores, lowest)
+        size = isqrt(length)
+        starts = range(0, length, size)
+        ends = [efficiencies[min(start + size, length) - 1] for start in starts]
+        corners = utility.scores(stamps[::size], ends)
+        lowest = math.inf
+        found: list[int] = []
+        for corner, start in sorted(zip(corners, starts, strict=True)):
+            if corner > lowest:
+                break
+            block = slice(start, start + size)
+            scores = utility.scores(stamps[block], efficiencies[block])
+            low = min(scores)
+            if low < lowest:
+                lowest, found = low, []
+            if low == lowest:
+                found += [start + at for at in _places(scores, low)]
+        return lowest, found
+
+    def _replace(self, at: int, end: int, steps: list[tuple[Key, float, int]]) -> None:
+        self._keys[at:end] = [key for key, _, _ in steps]
+        self._stamps[at:end] = [key[0] for key, _, _ in steps]
+        self._efficiencies[at:end] = [efficiency for _, efficiency, _ in steps]
+        self._ids[at:end] = [id for _, _, id in steps]
+
+    def _check(self) -> None:
+        self._tree._check()
+        steps, below = [], math.inf
+        for key, efficiency, id in self._tree:
+            if efficiency < below:
+                steps.append((key, efficiency, id))
+                below = efficiency
+        kept = list(zip(self._keys, self._efficiencies, self._ids, strict=True))
+        assert kept == steps, "the staircase is not that of the candidates"
+        assert self._stamps == [stamp for stamp, _ in self._keys]
+
+
+def _places(scores: list[float], score: float) -> list[int]:
+    at = scores.index(score)
+    if scores.count(score) == 1:
+        return [at]
+    return [at for at, value in enumerate(scores) if value == score]
