@@ -182,24 +182,6 @@ def test_a_return_to_an_evicted_state_counts_as_a_use():
     assert policy.odds.chance(RESUMABLE, 5) > before + 0.2
 
 
-def test_a_return_counts_for_every_leaf_that_was_evicted_on_the_way():
-    policy = ValuePolicy(LinearCost())
-    for first in range(1, 200, 2):
-        now = first * 100
-        upper, lower = prefix(first, children=1, is_leaf=False), prefix(first + 1, reuse_id=first)
-        upper.last_access = lower.last_access = now
-        policy.on_insert(upper, now)
-        policy.on_insert(lower, now)
-        policy.on_remove(lower)
-        upper.children, upper.is_leaf = 0, True
-        policy.on_change(upper)
-        policy.on_remove(upper)
-        policy.on_return(lower.id, now + 40)
-    assert policy.odds.chance(RESUMABLE, 5) > 0.7
-    assert policy.odds.chance(prefix_class(Role.EXPOSED), 5) > 0.7
-    assert policy.odds.chance(prefix_class(Role.SUPERSEDED), 5) < 0.1
-
-
 def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
     policy = ValuePolicy(LinearCost())
     system = prefix(1, depth=10)

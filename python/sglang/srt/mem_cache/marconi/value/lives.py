@@ -26,7 +26,6 @@ class Life:
     Attributes:
         id: the prefix's.
         uses, turns: its history, as :class:`PrefixClass` counts it but uncapped.
-        above: once it was evicted, the prefix at which requests resumed from then on.
         stamp: tick of its last use; its age is counted from there.
         level: of its age, as of the last :meth:`Lives.advance`.
     """
@@ -37,7 +36,6 @@ class Life:
     level: int
     uses: int = 0
     turns: int = 0
-    above: int | None = None
     watch: int = 0
 
 

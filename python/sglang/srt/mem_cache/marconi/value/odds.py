@@ -31,8 +31,6 @@ class Role(Enum):
     RESUMABLE = "resumable"
     #: The one prefix below it supersedes it, unless history is rewritten.
     SUPERSEDED = "superseded"
-    #: What superseded it is gone: a session would resume here in its stead.
-    EXPOSED = "exposed"
     #: Several prefixes part here.
     FORK = "fork"
 

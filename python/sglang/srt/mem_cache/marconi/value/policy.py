@@ -100,7 +100,7 @@ class ValuePolicy:
         life = self._life.get(prefix.id)
         if life is None or (
             prefix.has_state
-            and life.kind.role is role_of(prefix, life.kind.role)
+            and life.kind.role is role_of(prefix)
             and life.stamp >= prefix.last_access
         ):
             self._follow(prefix)
@@ -110,7 +110,7 @@ class ValuePolicy:
             self._lives.lose(life, self._now)
             self._follow(prefix, life, uses=life.uses)
         else:
-            self._remember(prefix, life)
+            self._remember(life)
             self._follow(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
@@ -118,20 +118,14 @@ class ValuePolicy:
             queues.discard(prefix.id)
         life = self._life.pop(prefix.id, None)
         if life is not None:
-            self._remember(prefix, life)
+            self._remember(life)
 
     def on_return(self, id: int, now: int) -> None:
         """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
         self._advance(now)
         ghost = self._ghosts.pop(id, None)
-        while ghost is not None:
+        if ghost is not None:
             self._lives.use(ghost, now)
-            # The next state above went when this one was gone already, or else it was no leaf: had
-            # it been kept, the request would have resumed there.
-            above = None if ghost.above is None else self._ghosts.get(ghost.above)
-            if above is None or above.kind.role not in (Role.RESUMABLE, Role.EXPOSED):
-                break
-            ghost = self._ghosts.pop(above.id)
 
     # -- decisions
 
@@ -182,7 +176,7 @@ class ValuePolicy:
                 self._lives.lose(ghost, self._now)
             life = self._lives.begin(
                 prefix.id,
-                role_of(prefix, None if last is None else last.kind.role),
+                role_of(prefix),
                 prefix.last_access,
                 self._now,
                 uses=uses,
@@ -204,8 +198,7 @@ class ValuePolicy:
         above = None if prefix.reuse_id is None else self._life.get(prefix.reuse_id)
         return 0 if above is None or above.uses > 1 else above.turns + above.uses
 
-    def _remember(self, prefix: CachedPrefix, life: Life) -> None:
-        life.above = prefix.reuse_id
+    def _remember(self, life: Life) -> None:
         stale = self._ghosts.pop(life.id, None)
         if stale is not None:
             self._lives.lose(stale, self._now)
@@ -244,8 +237,8 @@ class ValuePolicy:
         assert not self._ghosts.keys() & self._life.keys(), "a cached state is its own ghost"
 
 
-def role_of(prefix: CachedPrefix, before: Role | None = None) -> Role:
-    """The role of a prefix, from the number of its children and the role that it had before."""
-    if prefix.children:
-        return Role.SUPERSEDED if prefix.children == 1 else Role.FORK
-    return Role.RESUMABLE if before in (None, Role.RESUMABLE) else Role.EXPOSED
+def role_of(prefix: CachedPrefix) -> Role:
+    """The role of a prefix, from the number of its children."""
+    if prefix.children == 0:
+        return Role.RESUMABLE
+    return Role.SUPERSEDED if prefix.children == 1 else Role.FORK
