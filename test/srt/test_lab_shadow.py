@@ -120,6 +120,6 @@ def test_real_unified_pools_save_what_the_shadow_says(trace):
     assert real["fallbacks_to_lru"] == 0 and any("state_only" in kind for kind in real["evictions"])
 
 
-@pytest.mark.parametrize("without", ["no-learning", "no-returns", "no-cost", "state"])
+@pytest.mark.parametrize("without", ["no-learning", "no-history", "no-returns", "no-cost", "state"])
 def test_ablations_run(trace, without):
     assert simulate(spec(trace, policy=f"value:{without}"))["flops_saved"] > 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.value import PrefixClass, ReuseOdds, ValuePolicy
+from sglang.srt.mem_cache.marconi.value.odds import prefix_class
 
 from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
 
@@ -21,6 +22,31 @@ class FixedOdds(ReuseOdds):
     def used(self, kind: PrefixClass, level: int) -> None: ...
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None: ...
+
+
+class RoleOdds(ReuseOdds):
+    """All prefixes of a role are alike, whatever their history."""
+
+    def reached(self, kind: PrefixClass, level: int) -> None:
+        super().reached(prefix_class(kind.role), level)
+
+    def survived(self, kind: PrefixClass, level: int) -> None:
+        super().survived(prefix_class(kind.role), level)
+
+    def used(self, kind: PrefixClass, level: int) -> None:
+        super().used(prefix_class(kind.role), level)
+
+    def lost_sight(self, kind: PrefixClass, level: int) -> None:
+        super().lost_sight(prefix_class(kind.role), level)
+
+    def chance(self, kind: PrefixClass, level: int) -> float:
+        return super().chance(prefix_class(kind.role), level)
+
+    def rate(self, kind: PrefixClass, age: int) -> float:
+        return super().rate(prefix_class(kind.role), age)
+
+    def least_rate(self, kind: PrefixClass, level: int) -> float:
+        return super().least_rate(prefix_class(kind.role), level)
 
 
 class NoReturnsPolicy(ValuePolicy):
@@ -45,13 +71,16 @@ def _fixed(cost: CostModel, elastic: bool) -> ValuePolicy:
 
 ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
     "no-learning": _fixed,
+    "no-history": lambda cost, elastic: ValuePolicy(cost, shared=elastic, odds=RoleOdds()),
     "no-returns": lambda cost, elastic: NoReturnsPolicy(cost, shared=elastic),
     "no-cost": lambda cost, elastic: NoCostPolicy(cost, shared=elastic),
     "state": lambda cost, elastic: ValuePolicy(cost, frozenset({Pool.STATE})),
 }
 
 
-@policy_family("value[:WITHOUT]", "policy 3; WITHOUT is no-learning, no-returns, no-cost or state")
+@policy_family(
+    "value[:WITHOUT]", "policy 3; WITHOUT is no-learning, no-history, no-returns, no-cost or state"
+)
 def value(arguments: PolicyArguments) -> Recipe:
     without = arguments.text()
     if without is None:
