@@ -12,14 +12,18 @@ from sglang.srt.mem_cache.marconi.policy import LruPolicy, create_policy
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import SurvivingSavings
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.value.lives import Lives
 from sglang.srt.mem_cache.marconi.value.odds import (
+    COHORT_TICKS,
     LEVELS,
     MEMORY,
     PRIOR,
     PRIOR_WEIGHT,
     SUPERSEDED_SHARE,
+    PrefixClass,
     ReuseOdds,
     Role,
+    first_age,
     level_of,
     prefix_class,
 )
@@ -54,8 +58,12 @@ def prefix(id: int, **changes: int | bool) -> CachedPrefix:
 
 
 def test_levels_double():
-    assert [level_of(age) for age in (0, 1, 2, 3, 4, 1023, 1024)] == [0, 0, 1, 1, 2, 9, 10]
+    ages = [COHORT_TICKS * cohorts for cohorts in (0, 1, 2, 3, 4, 1023, 1024)]
+    assert [level_of(age) for age in ages] == [0, 1, 2, 2, 3, 10, 11]
+    assert level_of(COHORT_TICKS - 1) == 0 and level_of(2 * COHORT_TICKS - 1) == 1
     assert level_of(1 << 60) == LEVELS - 1
+    for level in range(1, LEVELS):
+        assert level_of(first_age(level)) == level == level_of(first_age(level) - 1) + 1
 
 
 RESUMABLE = prefix_class(Role.RESUMABLE)
@@ -64,9 +72,11 @@ RESUMABLE = prefix_class(Role.RESUMABLE)
 @pytest.mark.parametrize("role", Role)
 def test_without_evidence_value_falls_with_age(role):
     odds = ReuseOdds()
-    rates = [odds.rate(prefix_class(role), age) for age in (1, 2, 3, 4, 6, 100, 1000, 1 << 24)]
+    ages = (COHORT_TICKS * cohorts // 2 for cohorts in (1, 2, 3, 4, 6, 100, 1000, 1 << 24))
+    rates = [odds.rate(prefix_class(role), age) for age in ages]
     assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1] > 0
-    assert odds.rate(RESUMABLE, 1 << 9) > odds.rate(prefix_class(Role.SUPERSEDED), 1 << 4)
+    superseded = prefix_class(Role.SUPERSEDED)
+    assert odds.rate(RESUMABLE, first_age(7)) > odds.rate(superseded, first_age(2))
 
 
 def test_a_class_counts_only_so_far():
@@ -82,8 +92,10 @@ def test_a_use_that_comes_late_makes_older_prefixes_worth_more():
         for level in range(10):
             odds.survived(kind, level)
         odds.used(kind, 10)
-    assert odds.rate(kind, 1400) > odds.rate(kind, 700) > odds.rate(kind, 48)
-    assert odds.rate(kind, 48) > odds.rate(kind, 4000)
+    odds.renew()
+    late, middle, early, after = (first_age(level) for level in (10, 9, 6, 12))
+    assert odds.rate(kind, late) > odds.rate(kind, middle) > odds.rate(kind, early)
+    assert odds.rate(kind, early) > odds.rate(kind, after)
     assert odds.chance(kind, 10) > 0.9 and odds.chance(kind, 5) < 0.05
 
 
@@ -172,14 +184,15 @@ def test_it_explains_itself():
 
 def test_a_return_to_an_evicted_state_counts_as_a_use():
     policy = ValuePolicy(LinearCost())
-    before = policy.odds.chance(RESUMABLE, 5)
+    level = level_of(40)
+    before = policy.odds.chance(RESUMABLE, level)
     for id in range(1, 40):
         known = prefix(id, last_access=id * 100)
         policy.on_insert(known, id * 100)
         policy.on_remove(known)
         policy.on_return(id, id * 100 + 40)
         policy.on_return(id, id * 100 + 50)
-    assert policy.odds.chance(RESUMABLE, 5) > before + 0.2
+    assert policy.odds.chance(RESUMABLE, level) > before + 0.2
 
 
 def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
@@ -266,17 +279,100 @@ def test_victims_are_those_of_a_scan(events):
 
 
 def _heads(policy: ValuePolicy, left: list[CachedPrefix], pool: Pool) -> dict[object, float]:
-    """Value of the least recently used prefix of every class, level of age and cost magnitude."""
+    """Value of the least recently used prefix of every class and cost, at every level of age.
+
+    A queue's levels are those at which it was ranked last; what has grown since counts with the
+    deepest of them that is not above its age.
+    """
     heads: dict[object, tuple[tuple[int, int], float]] = {}
     for candidate in left:
         entry = policy._queues[pool].get(candidate.id)
         assert entry is not None
         rank = (entry.stamp, candidate.order)
         worth = policy.explain(candidate, pool).value
-        key = entry.queue.key
+        level = level_of(policy._now - entry.stamp)
+        while not entry.queue.levels >> level & 1:
+            level -= 1
+        key = (*entry.queue.key, level)
         if key not in heads or rank < heads[key][0]:
             heads[key] = rank, worth
     return {key: worth for key, (_, worth) in heads.items()}
+
+
+class CountedOdds(ReuseOdds):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[tuple[str, PrefixClass, int], int] = {}
+
+    def _note(self, what: str, kind: PrefixClass, level: int, count: int = 1) -> None:
+        key = (what, kind, level)
+        self.told[key] = self.told.get(key, 0) + count
+
+    def reached(self, kind: PrefixClass, level: int) -> None:
+        self._note("reached", kind, level)
+
+    def survived(self, kind: PrefixClass, level: int, count: int = 1) -> None:
+        self._note("survived", kind, level, count)
+
+    def used(self, kind: PrefixClass, level: int) -> None:
+        self._note("used", kind, level)
+
+    def lost_sight(self, kind: PrefixClass, level: int) -> None:
+        self._note("lost", kind, level)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["begin", "use", "lose", "wait"]), st.integers(0, 9), st.integers(0, 99)
+        ),
+        max_size=80,
+    )
+)
+def test_cohorts_tell_what_each_life_alone_would(events):
+    """Against a twin that follows every life by itself, tick by tick."""
+    odds, twin = CountedOdds(), CountedOdds()
+    lives = Lives(odds)
+    followed: dict[int, tuple[PrefixClass, int]] = {}
+    watched = {}
+    now = 0
+
+    def level_at(stamp: int, tick: int) -> int:
+        return level_of((tick // COHORT_TICKS - stamp // COHORT_TICKS) * COHORT_TICKS)
+
+    for what, id, number in events:
+        if what == "wait":
+            for tick in range(now + 1, now + number + 1):
+                for kind, stamp in followed.values():
+                    if level_at(stamp, tick) > level_at(stamp, tick - 1):
+                        twin.survived(kind, level_at(stamp, tick - 1))
+            now += number
+            lives.advance(now)
+        elif what == "begin" and id not in watched:
+            stamp = max(now - number, 0)
+            role = list(Role)[id % len(Role)]
+            watched[id] = lives.begin(id, role, stamp, uses=id)
+            followed[id] = prefix_class(role, id, 0), stamp
+            twin.reached(followed[id][0], level_at(stamp, now))
+        elif what in ("use", "lose") and id in watched:
+            kind, stamp = followed.pop(id)
+            report = twin.used if what == "use" else twin.lost_sight
+            report(kind, level_at(stamp, now))
+            (lives.use if what == "use" else lives.lose)(watched.pop(id))
+        assert odds.told == twin.told
+    assert sum(sum(cohort.values()) for cohort in lives._alive.values()) == len(watched)
+
+
+def test_time_that_nobody_lives_through_costs_nothing():
+    lives = Lives(ReuseOdds())
+    lives.advance(1 << 60)
+    life = lives.begin(1, Role.FORK, (1 << 60) + 1)
+    lives.advance((1 << 60) + 100 * COHORT_TICKS)
+    lives.lose(life)
+    assert not lives._alive
 
 
 def test_queues_do_not_grow_with_time():
@@ -287,8 +383,8 @@ def test_queues_do_not_grow_with_time():
         known.last_access = now
         policy.on_hit(known, now)
         policy.victim(Pool.KV, now)
-    assert sum(len(queue.entries) for queue in policy._queues[Pool.STATE]._queues.values()) < 300
-    assert len(policy._lives._due) + len(policy._lives._unswept) < 300
+    assert len(policy._queues[Pool.STATE]._queues) < 30
+    assert len(policy._lives._alive) == 1
     for id in range(2, 5000):
         gone = prefix(id)
         policy.on_insert(gone, 5000 + id)

@@ -112,7 +112,7 @@ def value_harness(**rates: float) -> TreeHarness:
     """A session of two turns, which leaves a superseded state, and an older one of one turn."""
     harness = unified(3)
     assert isinstance(harness.cache.policy, ValuePolicy)
-    harness.cache.policy.odds = Odds(**rates)
+    harness.cache.view.replace_policy(ValuePolicy(COST, shared=True, odds=Odds(**rates)))
     harness.insert(sequence(40, 2))
     harness.insert(sequence(30, 1))
     harness.insert(sequence(60, 1))
@@ -156,13 +156,14 @@ def test_kv_from_which_nothing_resumes_goes_first():
 def test_value_is_per_byte_of_both_sides():
     """At equal odds the leaf that saves least for its KV and state together goes."""
     harness = unified(3)
-    harness.cache.policy.odds = Odds(resumable=1.0, superseded=1.0, fork=1.0)
-    short, long = sequence(25, 1), sequence(80, 2)
+    odds = Odds(resumable=1.0, superseded=1.0, fork=1.0)
+    harness.cache.view.replace_policy(ValuePolicy(COST, shared=True, odds=odds))
+    short, long = sequence(15, 1), sequence(80, 2)
     harness.insert(long)
     harness.insert(short)
     make_room_for_a_state(harness)
-    per_byte = {n: COST.flops(0, n) / (COST.state_bytes + 16 * n) for n in (25, 80)}
-    assert per_byte[25] < per_byte[80]
+    per_byte = {n: COST.flops(0, n) / (COST.state_bytes + 16 * n) for n in (15, 80)}
+    assert per_byte[15] < per_byte[80]
     assert {path for _, path in harness.victims} == {tuple(short)}
 
 

@@ -17,7 +17,7 @@ class FixedOdds(ReuseOdds):
 
     def reached(self, kind: PrefixClass, level: int) -> None: ...
 
-    def survived(self, kind: PrefixClass, level: int) -> None: ...
+    def survived(self, kind: PrefixClass, level: int, count: int = 1) -> None: ...
 
     def used(self, kind: PrefixClass, level: int) -> None: ...
 
@@ -30,8 +30,8 @@ class RoleOdds(ReuseOdds):
     def reached(self, kind: PrefixClass, level: int) -> None:
         super().reached(prefix_class(kind.role), level)
 
-    def survived(self, kind: PrefixClass, level: int) -> None:
-        super().survived(prefix_class(kind.role), level)
+    def survived(self, kind: PrefixClass, level: int, count: int = 1) -> None:
+        super().survived(prefix_class(kind.role), level, count)
 
     def used(self, kind: PrefixClass, level: int) -> None:
         super().used(prefix_class(kind.role), level)

@@ -1,11 +1,11 @@
 """How likely a cached prefix is used again, by class and age, learnt from what became of others.
 
-Ages are grouped into levels: level ``i`` holds ages from ``2**i`` up to ``2**(i+1)`` ticks. For
-each class and level it counts how many prefixes came to that age and how many of them were used
-there: a survival curve from data that evictions cut off (Kaplan and Meier, "Nonparametric
-Estimation from Incomplete Observations", JASA 53, 1958). Where
-little was seen, a class is expected to be like its role, a role like all that are not superseded,
-and an age like all ages.
+Ages are grouped into levels that double: level 0 holds ages below ``COHORT_TICKS``, level ``i``
+those from ``COHORT_TICKS * 2**(i-1)`` up to ``COHORT_TICKS * 2**i`` ticks. For each class and level
+it counts how many prefixes came to that age and how many of them were used there: a survival curve
+from data that evictions cut off (Kaplan and Meier, "Nonparametric Estimation from Incomplete
+Observations", JASA 53, 1958). Where little was seen, a class is expected to be like its role, a
+role like all that are not superseded, and an age like all ages.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from enum import Enum
 from itertools import pairwise
 from math import sqrt
 
-#: Ages of 2**LEVELS ticks and more share the last level.
-LEVELS = 26
+#: Ticks that ages are counted in; about one request.
+COHORT_TICKS = 4
+#: Ages of COHORT_TICKS * 2**(LEVELS-2) ticks and more share the last level.
+LEVELS = 25
 #: Counts that tell classes apart are capped here.
 MOST_COUNTED = 2
 
@@ -72,13 +74,21 @@ SUPERSEDED_SHARE = 0.01
 PRIOR_WEIGHT = 20.0
 #: The evidence at a level is halved when it rests on so many prefixes.
 MEMORY = 1000
-#: The values are computed anew after so many observations.
-FRESHNESS = 256
+
+
+def level_of_cohorts(age: int) -> int:
+    """The level of an age in cohorts."""
+    return min(age.bit_length(), LEVELS - 1)
 
 
 def level_of(age: int) -> int:
     """The level of an age in ticks."""
-    return min(max(age, 1).bit_length() - 1, LEVELS - 1)
+    return level_of_cohorts(age // COHORT_TICKS)
+
+
+def first_age(level: int) -> int:
+    """The lowest age of a level, in ticks."""
+    return COHORT_TICKS << level >> 1 if level else 0
 
 
 class _Counts:
@@ -90,8 +100,8 @@ class _Counts:
         self.reached = [0.0] * LEVELS
         self.used = [0.0] * LEVELS
 
-    def come(self, level: int) -> None:
-        self.reached[level] += 1
+    def come(self, level: int, count: int = 1) -> None:
+        self.reached[level] += count
         if self.reached[level] >= MEMORY:
             self.reached[level] /= 2
             self.used[level] /= 2
@@ -104,7 +114,8 @@ class _Counts:
 class ReuseOdds:
     """Survival curves by class, and the rate of reuse that follows from them.
 
-    A call is O(1), and one in ``FRESHNESS`` computes all rates anew: O(classes * LEVELS**2).
+    What is observed counts from the next ``renew`` on, so that rates stay as they are between two.
+    An observation is O(1); after ``renew`` the first question about a class is O(LEVELS**2).
 
     Attributes:
         edition: grows when the rates change.
@@ -113,9 +124,8 @@ class ReuseOdds:
     def __init__(self) -> None:
         self._all = _Counts()
         self._roles = {role: _Counts() for role in Role}
-        self._classes: dict[PrefixClass, _Counts] = {}
+        self._classes: dict[PrefixClass, tuple[_Counts, ...]] = {}
         self._rates: dict[PrefixClass, list[float]] = {}
-        self._since = 0
         self.edition = 0
 
     def reached(self, kind: PrefixClass, level: int) -> None:
@@ -123,22 +133,25 @@ class ReuseOdds:
         for counts in self._of(kind):
             counts.come(level)
 
-    def survived(self, kind: PrefixClass, level: int) -> None:
-        """A prefix passed through the ages of ``level`` unused, and came to those of the next."""
+    def survived(self, kind: PrefixClass, level: int, count: int = 1) -> None:
+        """So many prefixes passed through the ages of ``level`` unused, to those of the next."""
         for counts in self._of(kind):
-            counts.come(level + 1)
-        self._observed()
+            counts.come(level + 1, count)
 
     def used(self, kind: PrefixClass, level: int) -> None:
         """A request resumed from a prefix of this class at an age of ``level``."""
         for counts in self._of(kind):
             counts.used[level] += 1
-        self._observed()
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
         """A prefix stopped being observed at an age of ``level``: it was there half of the time."""
         for counts in self._of(kind):
             counts.reached[level] -= 0.5
+
+    def renew(self) -> None:
+        """Let all that was observed count."""
+        self.edition += 1
+        self._rates.clear()
 
     def chance(self, kind: PrefixClass, level: int) -> float:
         """Probability that a prefix that came to ``level`` is used at an age of that level."""
@@ -167,7 +180,7 @@ class ReuseOdds:
         """
         rates = self._rates_by_level(kind)
         level = level_of(age)
-        passed = min(max(age, 1) / (1 << level) - 1, 1.0)
+        passed = min((age - first_age(level)) / _width(level), 1.0)
         return rates[level] + passed * (rates[level + 1] - rates[level])
 
     def least_rate(self, kind: PrefixClass, level: int) -> float:
@@ -190,18 +203,17 @@ class ReuseOdds:
         return [within[0], *between, within[-1]]
 
     def _of(self, kind: PrefixClass) -> tuple[_Counts, ...]:
-        own = self._classes.get(kind)
-        if own is None:
-            own = self._classes[kind] = _Counts()
-        role = self._roles[kind.role]
-        return (role, own) if kind.role is Role.SUPERSEDED else (self._all, role, own)
+        counts = self._classes.get(kind)
+        if counts is None:
+            narrow = (self._roles[kind.role], _Counts())
+            counts = narrow if kind.role is Role.SUPERSEDED else (self._all, *narrow)
+            self._classes[kind] = counts
+        return counts
 
-    def _observed(self) -> None:
-        self._since += 1
-        if self._since >= FRESHNESS:
-            self._since = 0
-            self.edition += 1
-            self._rates.clear()
+
+def _width(level: int) -> int:
+    """How many ages a level holds, in ticks."""
+    return max(first_age(level), COHORT_TICKS)
 
 
 def _best_rate(chances: list[float], level: int) -> float:
@@ -210,7 +222,10 @@ def _best_rate(chances: list[float], level: int) -> float:
     for ahead in range(level, LEVELS):
         chance = chances[ahead]
         # A prefix stands halfway through its own level; who is used in a level stays for half.
-        width = 2.0**ahead * (0.5 if ahead == level else 1.0)
+        width = _width(ahead) * (0.5 if ahead == level else 1.0)
+        if best * width > 2:
+            # Not even a certain use in this level or later would come soon enough.
+            break
         uses += alive * chance
         ticks += alive * width * (1 - chance / 2)
         alive *= 1 - chance

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.value.lives import Life, Lives
-from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds, Role, prefix_class
+from sglang.srt.mem_cache.marconi.value.odds import (
+    PrefixClass,
+    ReuseOdds,
+    Role,
+    level_of,
+    prefix_class,
+)
 from sglang.srt.mem_cache.marconi.value.queues import Queues
 
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
 GHOSTS_A_PREFIX, FEWEST_GHOSTS = 4, 1024
+#: Ticks after which what was observed counts, and all candidates are ranked anew.
+FRESHNESS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,8 @@ class ValuePolicy:
     An evicted state stays under observation for a while: an adapter that notices a request that
     would have resumed there reports it by :meth:`on_return`.
 
-    A decision compares the heads of a few queues of :class:`Queues`: their number is bounded by
-    classes, levels of age and magnitudes of cost, whatever the cache holds.
+    An event costs a few binary searches, and a decision a few heads of :class:`Queues`: their
+    number is bounded by classes, levels of age and magnitudes of cost, whatever the cache holds.
 
     Args:
         pools: whose victims it chooses.
@@ -77,9 +85,10 @@ class ValuePolicy:
         self._ghosts: dict[int, Life] = {}
         # In shared memory one entry stands for both pools.
         self._queues = {
-            pool: Queues() for pool in ((Pool.KV,) if shared else Pool) if pool in pools
+            pool: Queues(self.odds) for pool in ((Pool.KV,) if shared else Pool) if pool in pools
         }
         self._now = 0
+        self._renewed = 0
 
     # -- events
 
@@ -91,7 +100,7 @@ class ValuePolicy:
         self._advance(now)
         life = self._life.pop(prefix.id, None)
         if life is not None:
-            self._lives.use(life, now)
+            self._lives.use(life)
             self._follow(prefix, life, uses=life.uses + 1)
         else:
             self._follow(prefix)
@@ -107,7 +116,7 @@ class ValuePolicy:
             return
         del self._life[prefix.id]
         if prefix.has_state:
-            self._lives.lose(life, self._now)
+            self._lives.lose(life)
             self._follow(prefix, life, uses=life.uses)
         else:
             self._remember(life)
@@ -125,7 +134,7 @@ class ValuePolicy:
         self._advance(now)
         ghost = self._ghosts.pop(id, None)
         if ghost is not None:
-            self._lives.use(ghost, now)
+            self._lives.use(ghost)
 
     # -- decisions
 
@@ -134,21 +143,20 @@ class ValuePolicy:
         if queues is None:
             return None
         self._advance(now)
-        lowest = queues.lowest(self.odds, self._now, excluding)
+        lowest = queues.lowest(self._now, excluding)
         return None if lowest is None else lowest.prefix
 
     def explain(self, prefix: CachedPrefix, pool: Pool) -> Worth:
         """Why ``prefix`` goes when it does, if ``pool`` is short."""
         life = self._life.get(prefix.id)
         kind = prefix_class(role_of(prefix)) if life is None else life.kind
-        level = life.level if life is not None else 0
         age = self._now - (prefix.last_access if life is None else life.stamp)
         flops, freed = self._flops(prefix), self._bytes(prefix, pool)
         rate = self.odds.rate(kind, age) if life is not None else 0.0
         return Worth(
             kind=kind,
             age=age,
-            chance=self.odds.chance(kind, level) if life is not None else 0.0,
+            chance=self.odds.chance(kind, level_of(age)) if life is not None else 0.0,
             rate=rate,
             flops=flops,
             bytes=freed,
@@ -158,14 +166,15 @@ class ValuePolicy:
     # -- internals
 
     def _advance(self, now: int) -> None:
-        self._now = max(self._now, now)
-        for life in self._lives.advance(self._now):
+        if now <= self._now:
+            return
+        self._now = now
+        self._lives.advance(now)
+        if now - self._renewed >= FRESHNESS:
+            self._renewed = now
+            self.odds.renew()
             for queues in self._queues.values():
-                candidate = queues.get(life.id)
-                if candidate is not None and self._life.get(life.id) is life:
-                    queues.put(
-                        candidate.prefix, life.kind, life.level, life.stamp, candidate.efficiency
-                    )
+                queues.rank(now)
 
     def _follow(self, prefix: CachedPrefix, last: Life | None = None, *, uses: int = 0) -> None:
         """Watch a prefix that holds a state, and enter it where a pool may evict it."""
@@ -173,12 +182,11 @@ class ValuePolicy:
         if life is None and prefix.has_state:
             ghost = self._ghosts.pop(prefix.id, None)
             if ghost is not None:
-                self._lives.lose(ghost, self._now)
+                self._lives.lose(ghost)
             life = self._lives.begin(
                 prefix.id,
                 role_of(prefix),
                 prefix.last_access,
-                self._now,
                 uses=uses,
                 turns=self._turns_before(prefix) if last is None else last.turns,
             )
@@ -187,11 +195,12 @@ class ValuePolicy:
             if not self._may_leave(prefix, pool):
                 queues.discard(prefix.id)
             elif life is None:
-                queues.put(prefix, prefix_class(role_of(prefix)), 0, prefix.last_access, 0.0)
+                kind = prefix_class(role_of(prefix))
+                queues.put(prefix, kind, prefix.last_access, 0.0, self._now)
             else:
                 freed = self._bytes(prefix, pool)
                 efficiency = self._flops(prefix) / freed if freed > 0 else 0.0
-                queues.put(prefix, life.kind, life.level, life.stamp, efficiency)
+                queues.put(prefix, life.kind, life.stamp, efficiency, self._now)
 
     def _turns_before(self, prefix: CachedPrefix) -> int:
         """Turns that led to a new prefix; what many requests resume at is no session's own."""
@@ -201,11 +210,11 @@ class ValuePolicy:
     def _remember(self, life: Life) -> None:
         stale = self._ghosts.pop(life.id, None)
         if stale is not None:
-            self._lives.lose(stale, self._now)
+            self._lives.lose(stale)
         self._ghosts[life.id] = life
         while len(self._ghosts) > max(GHOSTS_A_PREFIX * len(self._life), FEWEST_GHOSTS):
             oldest = self._ghosts.pop(next(iter(self._ghosts)))
-            self._lives.lose(oldest, self._now)
+            self._lives.lose(oldest)
 
     def _may_leave(self, prefix: CachedPrefix, pool: Pool) -> bool:
         if self.shared:
