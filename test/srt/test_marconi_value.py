@@ -15,6 +15,7 @@ from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, Shadow
 from sglang.srt.mem_cache.marconi.value.lives import Lives
 from sglang.srt.mem_cache.marconi.value.odds import (
     COHORT_TICKS,
+    FIRST_AGES,
     LEVELS,
     MEMORY,
     PRIOR,
@@ -23,7 +24,6 @@ from sglang.srt.mem_cache.marconi.value.odds import (
     PrefixClass,
     ReuseOdds,
     Role,
-    first_age,
     level_of,
     prefix_class,
 )
@@ -63,7 +63,7 @@ def test_levels_double():
     assert level_of(COHORT_TICKS - 1) == 0 and level_of(2 * COHORT_TICKS - 1) == 1
     assert level_of(1 << 60) == LEVELS - 1
     for level in range(1, LEVELS):
-        assert level_of(first_age(level)) == level == level_of(first_age(level) - 1) + 1
+        assert level_of(FIRST_AGES[level]) == level == level_of(FIRST_AGES[level] - 1) + 1
 
 
 RESUMABLE = prefix_class(Role.RESUMABLE)
@@ -76,7 +76,7 @@ def test_without_evidence_value_falls_with_age(role):
     rates = [odds.rate(prefix_class(role), age) for age in ages]
     assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1] > 0
     superseded = prefix_class(Role.SUPERSEDED)
-    assert odds.rate(RESUMABLE, first_age(7)) > odds.rate(superseded, first_age(2))
+    assert odds.rate(RESUMABLE, FIRST_AGES[7]) > odds.rate(superseded, FIRST_AGES[2])
 
 
 def test_a_class_counts_only_so_far():
@@ -93,7 +93,7 @@ def test_a_use_that_comes_late_makes_older_prefixes_worth_more():
             odds.survived(kind, level)
         odds.used(kind, 10)
     odds.renew()
-    late, middle, early, after = (first_age(level) for level in (10, 9, 6, 12))
+    late, middle, early, after = (FIRST_AGES[level] for level in (10, 9, 6, 12))
     assert odds.rate(kind, late) > odds.rate(kind, middle) > odds.rate(kind, early)
     assert odds.rate(kind, early) > odds.rate(kind, after)
     assert odds.chance(kind, 10) > 0.9 and odds.chance(kind, 5) < 0.05
@@ -291,7 +291,7 @@ def _heads(policy: ValuePolicy, left: list[CachedPrefix], pool: Pool) -> dict[ob
         rank = (entry.stamp, candidate.order)
         worth = policy.explain(candidate, pool).value
         level = level_of(policy._now - entry.stamp)
-        while not entry.queue.levels >> level & 1:
+        while level not in {rank.level for rank in entry.queue.ranks}:
             level -= 1
         key = (*entry.queue.key, level)
         if key not in heads or rank < heads[key][0]:

@@ -101,11 +101,8 @@ class Odds(ReuseOdds):
         super().__init__()
         self._fixed = {Role(name): rate for name, rate in rates.items()}
 
-    def rate(self, kind: PrefixClass, age: int) -> float:
-        return self._fixed[kind.role]
-
-    def least_rate(self, kind: PrefixClass, level: int) -> float:
-        return self._fixed[kind.role]
+    def rates_within(self, kind: PrefixClass, level: int) -> tuple[float, float]:
+        return self._fixed[kind.role], 0.0
 
 
 def value_harness(**rates: float) -> TreeHarness:

@@ -42,11 +42,8 @@ class RoleOdds(ReuseOdds):
     def chance(self, kind: PrefixClass, level: int) -> float:
         return super().chance(prefix_class(kind.role), level)
 
-    def rate(self, kind: PrefixClass, age: int) -> float:
-        return super().rate(prefix_class(kind.role), age)
-
-    def least_rate(self, kind: PrefixClass, level: int) -> float:
-        return super().least_rate(prefix_class(kind.role), level)
+    def rates_within(self, kind: PrefixClass, level: int) -> tuple[float, float]:
+        return super().rates_within(prefix_class(kind.role), level)
 
 
 class NoReturnsPolicy(ValuePolicy):

@@ -86,9 +86,10 @@ def level_of(age: int) -> int:
     return level_of_cohorts(age // COHORT_TICKS)
 
 
-def first_age(level: int) -> int:
-    """The lowest age of a level, in ticks."""
-    return COHORT_TICKS << level >> 1 if level else 0
+#: The lowest age of each level, in ticks.
+FIRST_AGES = (0, *(COHORT_TICKS << level >> 1 for level in range(1, LEVELS)))
+#: How many ages each level holds, in ticks.
+WIDTHS = tuple(max(age, COHORT_TICKS) for age in FIRST_AGES)
 
 
 class _Counts:
@@ -101,10 +102,11 @@ class _Counts:
         self.used = [0.0] * LEVELS
 
     def come(self, level: int, count: int = 1) -> None:
-        self.reached[level] += count
-        if self.reached[level] >= MEMORY:
-            self.reached[level] /= 2
+        reached = self.reached[level] + count
+        if reached >= MEMORY:
+            reached /= 2
             self.used[level] /= 2
+        self.reached[level] = reached
 
     def chance(self, level: int, expected: float) -> float:
         used = self.used[level] + PRIOR_WEIGHT * expected
@@ -116,9 +118,6 @@ class ReuseOdds:
 
     What is observed counts from the next ``renew`` on, so that rates stay as they are between two.
     An observation is O(1); after ``renew`` the first question about a class is O(LEVELS**2).
-
-    Attributes:
-        edition: grows when the rates change.
     """
 
     def __init__(self) -> None:
@@ -126,7 +125,6 @@ class ReuseOdds:
         self._roles = {role: _Counts() for role in Role}
         self._classes: dict[PrefixClass, tuple[_Counts, ...]] = {}
         self._rates: dict[PrefixClass, list[float]] = {}
-        self.edition = 0
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
@@ -150,7 +148,6 @@ class ReuseOdds:
 
     def renew(self) -> None:
         """Let all that was observed count."""
-        self.edition += 1
         self._rates.clear()
 
     def chance(self, kind: PrefixClass, level: int) -> float:
@@ -178,15 +175,14 @@ class ReuseOdds:
         order LRU; where uses come late it looks ahead to them. It changes evenly with age from
         where a level begins to where it ends, so that neighbours in age are told apart.
         """
-        rates = self._rates_by_level(kind)
         level = level_of(age)
-        passed = min((age - first_age(level)) / _width(level), 1.0)
-        return rates[level] + passed * (rates[level + 1] - rates[level])
+        first, growth = self.rates_within(kind, level)
+        return first + min(age - FIRST_AGES[level], WIDTHS[level]) * growth
 
-    def least_rate(self, kind: PrefixClass, level: int) -> float:
-        """The lowest rate at an age of ``level``; it stays until ``edition`` changes."""
+    def rates_within(self, kind: PrefixClass, level: int) -> tuple[float, float]:
+        """The rate where a level begins, and what it grows by a tick within; until ``renew``."""
         rates = self._rates_by_level(kind)
-        return min(rates[level], rates[level + 1])
+        return rates[level], (rates[level + 1] - rates[level]) / WIDTHS[level]
 
     def _rates_by_level(self, kind: PrefixClass) -> list[float]:
         rates = self._rates.get(kind)
@@ -211,23 +207,18 @@ class ReuseOdds:
         return counts
 
 
-def _width(level: int) -> int:
-    """How many ages a level holds, in ticks."""
-    return max(first_age(level), COHORT_TICKS)
-
-
 def _best_rate(chances: list[float], level: int) -> float:
     best = uses = ticks = 0.0
     alive = 1.0
     for ahead in range(level, LEVELS):
         chance = chances[ahead]
         # A prefix stands halfway through its own level; who is used in a level stays for half.
-        width = _width(ahead) * (0.5 if ahead == level else 1.0)
-        if best * width > 2:
+        span = WIDTHS[ahead] * (0.5 if ahead == level else 1.0)
+        if best * span > 2:
             # Not even a certain use in this level or later would come soon enough.
             break
         uses += alive * chance
-        ticks += alive * width * (1 - chance / 2)
+        ticks += alive * span * (1 - chance / 2)
         alive *= 1 - chance
         best = max(best, uses / ticks)
     return best

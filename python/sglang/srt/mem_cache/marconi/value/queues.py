@@ -5,10 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from math import frexp, ldexp
+from itertools import zip_longest
+from math import frexp, inf, ldexp
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
-from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds, first_age, level_of
+from sglang.srt.mem_cache.marconi.value.odds import (
+    FIRST_AGES,
+    WIDTHS,
+    PrefixClass,
+    ReuseOdds,
+    level_of,
+)
 
 #: Class, and binary order of magnitude of FLOPs per byte (``None``: saves nothing).
 QueueKey = tuple[PrefixClass, int | None]
@@ -22,12 +29,33 @@ class Queue:
 
     Attributes:
         entries: ascending.
-        levels: bit ``i`` is set where the queue is ranked at level ``i`` of age.
+        ranks: where it is ranked, the youngest age first.
     """
 
     key: QueueKey
     entries: list[Entry] = field(default_factory=list)
-    levels: int = 0
+    ranks: list[Rank] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Rank:
+    """The members of a queue at one level of age, as of when the queues were ranked.
+
+    Attributes:
+        least: the least that one can be worth there.
+        start, end: ages that the level begins and ends at, in ticks.
+        beyond: age at which the next level begins that the queue is ranked at; 0 if there is none.
+        rate, growth: rate of reuse at ``start``, and what it grows by a tick.
+    """
+
+    queue: Queue
+    level: int
+    least: float
+    start: int
+    end: int
+    beyond: int
+    rate: float
+    growth: float
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +89,7 @@ class Queues:
         self._odds = odds
         self._members: dict[int, Candidate] = {}
         self._queues: dict[QueueKey, Queue] = {}
-        self._ranking: list[tuple[float, int, Queue]] = []
+        self._ranking: list[Rank] = []
 
     def __len__(self) -> int:
         return len(self._members)
@@ -91,9 +119,11 @@ class Queues:
         else:
             entries.append(entry)
         level = level_of(now - stamp)
-        if not queue.levels >> level & 1:
-            queue.levels |= 1 << level
-            insort(self._ranking, self._ranked(queue, level), key=_least)
+        if not any(rank.level == level for rank in queue.ranks):
+            levels = sorted([*(rank.level for rank in queue.ranks), level])
+            self._ranking = [rank for rank in self._ranking if rank.queue is not queue]
+            self._rank_at(queue, levels)
+            self._ranking.sort(key=_least)
 
     def discard(self, id: int) -> None:
         known = self._members.pop(id, None)
@@ -105,10 +135,7 @@ class Queues:
         self._queues = {key: queue for key, queue in self._queues.items() if queue.entries}
         self._ranking = []
         for queue in self._queues.values():
-            queue.levels = _levels(queue.entries, now)
-            for level in range(queue.levels.bit_length()):
-                if queue.levels >> level & 1:
-                    self._ranking.append(self._ranked(queue, level))
+            self._rank_at(queue, _levels(queue.entries, now))
         self._ranking.sort(key=_least)
 
     def lowest(self, now: int, excluding: Collection[int] = ()) -> Candidate | None:
@@ -118,41 +145,48 @@ class Queues:
         one that was used first goes, then the one of lower order.
         """
         best: Candidate | None = None
-        lowest = (0.0, 0, 0)
-        for least, level, queue in self._ranking:
-            if best is not None and least > lowest[0]:
+        least = inf
+        for rank in self._ranking:
+            if rank.least > least:
                 break
-            head = self._head(queue, level, now, excluding)
+            head = self._head(rank, now, excluding)
             if head is None:
                 continue
-            rate = self._odds.rate(queue.key[0], now - head.stamp) if head.efficiency else 0.0
-            rank = (rate * head.efficiency, head.stamp, head.prefix.order)
-            if best is None or rank < lowest:
-                best, lowest = head, rank
+            age = now - head.stamp
+            if age < rank.end:
+                rate = rank.rate + (age - rank.start) * rank.growth
+            else:
+                rate = self._odds.rate(rank.queue.key[0], age)
+            worth = rate * head.efficiency
+            if best is None or worth < least or (worth == least and _sooner(head, best)):
+                best, least = head, worth
         return best
 
-    def _ranked(self, queue: Queue, level: int) -> tuple[float, int, Queue]:
+    def _rank_at(self, queue: Queue, levels: list[int]) -> None:
+        """Enter a queue into the ranking, out of order; levels ascend."""
         kind, magnitude = queue.key
-        if magnitude is None:
-            return (0.0, level, queue)
-        return (self._odds.least_rate(kind, level) * ldexp(0.5, magnitude), level, queue)
+        queue.ranks = []
+        for level, above in zip_longest(levels, levels[1:]):
+            rate, growth = self._odds.rates_within(kind, level)
+            least = 0.0
+            if magnitude is not None:
+                least = min(rate, rate + growth * WIDTHS[level]) * ldexp(0.5, magnitude)
+            start = FIRST_AGES[level]
+            beyond = 0 if above is None else FIRST_AGES[above]
+            end = start + WIDTHS[level]
+            queue.ranks.append(Rank(queue, level, least, start, end, beyond, rate, growth))
+        self._ranking += queue.ranks
 
     def _leave(self, candidate: Candidate) -> None:
         entries = candidate.queue.entries
         entry = (candidate.stamp, candidate.prefix.order, candidate.prefix.id)
         del entries[bisect_left(entries, entry)]
 
-    def _head(
-        self, queue: Queue, level: int, now: int, excluding: Collection[int]
-    ) -> Candidate | None:
-        """The first of a queue that is below the next level at which the queue is ranked."""
-        entries = queue.entries
-        older = queue.levels >> (level + 1)
-        at = 0
-        if older:
-            above = level + (older & -older).bit_length()
-            at = bisect_left(entries, (now - first_age(above) + 1,))
-        last = now - first_age(level)
+    def _head(self, rank: Rank, now: int, excluding: Collection[int]) -> Candidate | None:
+        """The first of a queue that is older than a rank's level begins, and in no later rank."""
+        entries = rank.queue.entries
+        at = bisect_left(entries, (now - rank.beyond + 1,)) if rank.beyond else 0
+        last = now - rank.start
         while at < len(entries) and entries[at][0] <= last:
             id = entries[at][2]
             if id not in excluding:
@@ -164,8 +198,10 @@ class Queues:
         for key, queue in self._queues.items():
             assert queue.key == key
             assert queue.entries == sorted(set(queue.entries)), "a queue is out of order"
-            ranked = sum(1 << level for _, level, other in self._ranking if other is queue)
-            assert ranked == queue.levels, "a queue is not ranked where it says"
+            ranked = {rank for rank in self._ranking if rank.queue is queue}
+            assert ranked == set(queue.ranks), "a queue is not ranked where it says"
+            levels = [rank.level for rank in queue.ranks]
+            assert levels == sorted(set(levels)), "the ranks of a queue are out of order"
         for id, member in self._members.items():
             entry = (member.stamp, member.prefix.order, id)
             assert self._queues[member.queue.key] is member.queue
@@ -174,17 +210,23 @@ class Queues:
         assert entries == len(self._members), "a queue has lost count of its members"
 
 
-def _least(ranked: tuple[float, int, Queue]) -> float:
-    return ranked[0]
+def _least(rank: Rank) -> float:
+    return rank.least
 
 
-def _levels(entries: list[Entry], now: int) -> int:
-    """The levels of age at which a queue has members, as bits; O(levels log n)."""
-    levels = at = 0
+def _sooner(one: Candidate, other: Candidate) -> bool:
+    return (one.stamp, one.prefix.order) < (other.stamp, other.prefix.order)
+
+
+def _levels(entries: list[Entry], now: int) -> list[int]:
+    """The levels of age at which a queue has members, and 0; ascending, O(levels log n)."""
+    levels = []
+    at = 0
     while at < len(entries):
         level = level_of(now - entries[at][0])
-        levels |= 1 << level
         if not level:
             break
-        at = bisect_left(entries, (now - first_age(level) + 1,), at)
-    return levels
+        levels.append(level)
+        at = bisect_left(entries, (now - FIRST_AGES[level] + 1,), at)
+    # What is put in was mostly used just now.
+    return [0, *reversed(levels)]
