@@ -52,8 +52,12 @@ def _size(row: Row) -> tuple[str, ...]:
         extra.append(f"SGLang {row['base']}")
     if row["admission"] != "sglang":
         extra.append(row["admission"])
+    if row.get("memory") == "elastic":
+        extra.append("elastic")
     if row["concurrency"]:
         extra.append(f"{row['concurrency']} at a time")
+    if row.get("measure_from"):
+        extra.append(f"from {100 * row['measure_from']:g} % on")
     return row["trace"].partition(".")[0], ", ".join(filter(None, (*extra, memory)))
 
 

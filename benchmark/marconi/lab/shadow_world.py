@@ -41,7 +41,7 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
     started = time.perf_counter()
     cache = shadow_cache(spec, context)
     cost = load_cost(spec.model)
-    totals = Totals(cost, spec.block)
+    totals = Totals(cost, spec.block, first=spec.first_measured())
     requests = spec.requests()
     world = ShadowWorld(cache, spec.block)
     for request in requests:
@@ -141,7 +141,7 @@ class ShadowWorld:
         cache.end(id, hashes[len(prompt) :])
         if served:
             self._ledger.computed(chain)
-        return Served(request.input_length, hit * block, served=served, lost=lost)
+        return Served(request.input_length, hit * block, served=served, lost=lost, index=id)
 
 
 def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:
