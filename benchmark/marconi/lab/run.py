@@ -34,6 +34,7 @@ def policy_context(spec: RunSpec, cost: ModelCost) -> PolicyContext:
         admission=spec.admission,
         running=spec.concurrency or 1,
         elastic=spec.memory == "elastic",
+        chained=spec.engine == "shadow",
     )
 
 
