@@ -80,7 +80,7 @@ class Replay:
         if observe is not None:
             observe(index, prompt, output)
         self._look_ahead(prompt)
-        return RequestRun(self, request, prompt, output)
+        return RequestRun(self, request, index, prompt, output)
 
     def _look_ahead(self, prompt: list[int]) -> None:
         """What the scheduler does to the tree for a request that waits, before it matches it."""
@@ -100,7 +100,12 @@ class RequestRun:
     """
 
     def __init__(
-        self, replay: Replay, request: Request, prompt: list[int], output: list[int]
+        self,
+        replay: Replay,
+        request: Request,
+        index: int,
+        prompt: list[int],
+        output: list[int],
     ) -> None:
         self.request = request
         self._replay, self._cache = replay, replay.cache
@@ -118,7 +123,7 @@ class RequestRun:
             self._chain[:whole], self.depth, max(matched.full_kv_hit_length, self.depth)
         )
         self.served = Served(
-            request.input_length, self.depth * replay.block_tokens, served=True, lost=lost
+            request.input_length, self.depth * replay.block_tokens, lost=lost, index=index
         )
         self._branch: int | None = matched.mamba_branching_seqlen
         self._grid = max(GRID_TOKENS // replay.block_tokens, 1)

@@ -66,6 +66,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--errors", choices=("skip", "fail"), default="skip", help="what a corrupt line does"
     )
     what.add_argument("--limit", type=int, help="only so many requests")
+    what.add_argument(
+        "--measure-from",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the whole trace is served, requests from this share of it on are counted",
+    )
     what.add_argument("--policy", default="lru,server:2", help="comma-separated, see below")
     what.add_argument("--model", required=True, help="a known name, or a config.json")
     what.add_argument("--engine", choices=("sglang", "shadow", "paper"), default="sglang")
@@ -136,6 +143,7 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
             labels=dict(map(_label, options.label)),
             memory=options.memory,
             base=options.base,
+            measure_from=options.measure_from,
         )
         for sized in _sizes(base, options):
             for policy in options.policy.split(","):

@@ -1,6 +1,7 @@
 """A table of result rows: one line a trace and size, one column a policy, hit % / FLOPs saved %.
 
 python benchmark/marconi/table.py results.jsonl
+python benchmark/marconi/table.py --flops results.jsonl    FLOPs saved % alone
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.costs import DEFAULT_RATIO
 from lab.spec import DEFAULT_BASE
 from lab.sweep import finished_rows
 
@@ -23,12 +25,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--flops", action="store_true", help="FLOPs saved alone, best in bold")
     options = parser.parse_args(argv)
-    print(table([row for path in options.results for row in finished_rows(path).values()]))
+    rows = [row for path in options.results for row in finished_rows(path).values()]
+    print(table(rows, flops=options.flops))
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Markdown; the best token hit rate of a line, bounds apart, is bold."""
+def table(rows: Iterable[Row], *, flops: bool = False) -> str:
+    """Markdown; the best of a line, bounds apart, is bold.
+
+    Args:
+        flops: a cell is the FLOPs saved, and the most of them is best; else it is the token hit
+            rate, the highest of which is best, and the FLOPs saved.
+    """
+    measure = "flops_saved" if flops else "token_hit_rate"
     cells: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         cells.setdefault(_size(row), {})[row["policy"]] = row
@@ -38,9 +48,9 @@ def table(rows: Iterable[Row]) -> str:
         "|" + "---|" * (2 + len(policies)),
     ]
     for (trace, *size), line in cells.items():
-        contest = [row["token_hit_rate"] for name, row in line.items() if name not in BOUNDS]
-        best = max(contest, default=None)
-        texts = [_cell(line.get(policy), best) for policy in policies]
+        contest = [_percent(row, measure) for name, row in line.items() if name not in BOUNDS]
+        best = max(contest, key=float, default=None)
+        texts = [_cell(line.get(policy), measure, best) for policy in policies]
         lines.append("| " + " | ".join((trace, " ".join(size), *texts)) + " |")
     return "\n".join(lines)
 
@@ -52,17 +62,29 @@ def _size(row: Row) -> tuple[str, ...]:
         extra.append(f"SGLang {row['base']}")
     if row["admission"] != "sglang":
         extra.append(row["admission"])
+    if row.get("memory") == "elastic":
+        extra.append("elastic")
+    elif row.get("mamba_full_memory_ratio") not in (None, DEFAULT_RATIO):
+        extra.append(f"ratio {row['mamba_full_memory_ratio']:g}")
     if row["concurrency"]:
         extra.append(f"{row['concurrency']} at a time")
+    if row.get("measure_from"):
+        extra.append(f"from {100 * row['measure_from']:g} % on")
     return row["trace"].partition(".")[0], ", ".join(filter(None, (*extra, memory)))
 
 
-def _cell(row: Row | None, best: float | None) -> str:
+def _cell(row: Row | None, measure: str, best: str | None) -> str:
     if row is None:
         return ""
-    text = f"{100 * row['token_hit_rate']:.1f}/{100 * row['flops_saved']:.1f}"
-    contested = row["policy"] not in BOUNDS
-    return f"**{text}**" if contested and row["token_hit_rate"] == best else text
+    text = _percent(row, measure)
+    is_best = row["policy"] not in BOUNDS and text == best
+    if measure == "token_hit_rate":
+        text += f"/{_percent(row, 'flops_saved')}"
+    return f"**{text}**" if is_best else text
+
+
+def _percent(row: Row, measure: str) -> str:
+    return f"{100 * row[measure]:.1f}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class ForkWorld:
         observe = getattr(self._cache.policy, "begin", None)
         if observe is not None:
             observe(self._served, prompt, output)
-        self._served += 1
+        index, self._served = self._served, self._served + 1
         # The last token of a prompt is always computed, so its block cannot hit.
         whole = (request.input_length - 1) // self._block
         chunk = max(CHUNK_TOKENS // self._block, 1)
@@ -45,7 +45,8 @@ class ForkWorld:
         for depth in filter(None, found.states):
             self._ledger.admitted(chain[depth - 1])
         self._ledger.computed(chain[: found.computed])
-        return Served(request.input_length, found.hit * self._block, served=found.served, lost=lost)
+        hit = found.hit * self._block
+        return Served(request.input_length, hit, served=found.served, lost=lost, index=index)
 
     def check(self) -> None:
         """Every slot is free or evictable once nothing runs.

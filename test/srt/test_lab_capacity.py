@@ -40,6 +40,20 @@ def test_stock_lru_saves_the_share_of_the_infinite_cache(spec, tmp_path):
     text = table(rows)
     assert all(name in text for name in CAPACITIES) and f"{found['middle']:g} GiB" in text
     assert "SGLang 0.5.4" in table([{**rows[0], "base": "0.5.4"}]) and "SGLang" not in text
+    shared, split = {"memory": "elastic"}, {"mamba_full_memory_ratio": 2.0}
+    assert "elastic" in table([{**rows[0], **shared}]) and "elastic" not in text
+    assert "ratio 2" in table([{**rows[0], **split}]) and "ratio" not in text
+
+
+def test_a_table_of_flops_alone_marks_who_saves_most():
+    def row(policy, hit, flops):
+        sizes = {"trace": "a.jsonl", "memory_gib": 2, "kv_tokens": 1, "capacity": None}
+        rates = {"token_hit_rate": hit, "flops_saved": flops, "policy": policy}
+        return {**sizes, **rates, "admission": "sglang", "concurrency": None}
+
+    rows = [row("lru", 0.5, 0.4), row("arc", 0.4, 0.6), row("clairvoyant", 0.9, 0.9)]
+    assert table(rows).splitlines()[2] == "| a | 2 GiB | **50.0/40.0** | 40.0/60.0 | 90.0/90.0 |"
+    assert table(rows, flops=True).splitlines()[2] == "| a | 2 GiB | 40.0 | **60.0** | 90.0 |"
 
 
 @given(st.floats(0.05, 300), st.floats(0.01, 0.6), st.floats(0.01, 0.39), st.floats(0, 1))

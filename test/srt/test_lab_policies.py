@@ -33,6 +33,8 @@ ONLINE = (
     *("server:1", "server:2", "server:2:0.25", "marconi:0", "marconi:1", "marconi-state:0.5"),
     *("marconi-rank:1", "marconi-rank-state:1", "seglen", "seglen-state", "gdsf", "gdsf-state"),
     *("superseded", "server:3", "value", "value:no-returns"),
+    *("s3fifo", "s3fifo:node", "s3fifo:tail", "arc", "arc:line", "lirs", "lirs:tail"),
+    *("lhd", "lhd:line", "2q", "2q:line", "sieve", "sieve:tail"),
 )
 
 
@@ -52,6 +54,7 @@ ONLINE = (
             "server:1:0.5",
             "tlru:1:2:3",
         ),
+        *("s3fifo:x", "arc:line:1", "lhd:0.5"),
         *("slru:0", "seglen:1", "infinite:2", "clairvoyant:1", "marconi-rank"),
     ],
 )
@@ -248,8 +251,8 @@ def test_the_prompt_tree_knows_who_passes_each_prefix(prompts):
 class CheckedClairvoyant(ClairvoyantPolicy):
     """Compares every victim with one found by reading all requests to come."""
 
-    def __init__(self, prompts, tree) -> None:
-        super().__init__(tree, EXAMPLE_COST)
+    def __init__(self, prompts, tree, *, shared) -> None:
+        super().__init__(tree, EXAMPLE_COST, shared=shared)
         self._prompts = prompts
         self.checked = 0
 
@@ -269,9 +272,10 @@ class CheckedClairvoyant(ClairvoyantPolicy):
                 if prompt[:depth] in states:
                     next_use.setdefault(states[prompt[:depth]], i)
                     break
-        candidates = allowed(self._prefixes, pool, excluding)
+        want = None if self.shared else pool
+        candidates = allowed(self._prefixes, want, excluding)
         worth = {
-            p.id: self._lost(p, pool) / (next_use.get(p.id, math.inf) - self._now)
+            p.id: self._lost(p, want) / (next_use.get(p.id, math.inf) - self._now)
             for p in candidates
         }
         expected = min(candidates, key=lambda p: (worth[p.id], p.order), default=None)
@@ -280,11 +284,14 @@ class CheckedClairvoyant(ClairvoyantPolicy):
         return victim
 
     @staticmethod
-    def _lost(p: CachedPrefix, pool: Pool) -> float:
+    def _lost(p: CachedPrefix, want: Pool | None) -> float:
         flops = EXAMPLE_COST.flops(p.reuse_from, p.depth) if p.has_state else 0
-        if pool is Pool.STATE:
+        if want is Pool.STATE:
             return flops / EXAMPLE_COST.state_bytes
-        return flops / (EXAMPLE_COST.kv_bytes_per_token * (p.depth - p.exclusive_from))
+        kv = EXAMPLE_COST.kv_bytes_per_token * (p.depth - p.exclusive_from)
+        if want is Pool.KV:
+            return flops / kv
+        return flops / (EXAMPLE_COST.state_bytes + kv * p.is_leaf)
 
 
 # -- whole runs
@@ -373,16 +380,16 @@ def test_infinite_evicts_nothing_and_sizes_its_pools_to_the_trace(seed):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([(300, 12), (150, 16), (200, 60)]))
-def test_clairvoyant_s_victims_by_reading_all_that_is_to_come(seed, pools):
+@given(st.integers(0, 10**6), st.sampled_from([(300, 12), (150, 16), (200, 60)]), st.booleans())
+def test_clairvoyant_s_victims_by_reading_all_that_is_to_come(seed, pools, shared):
     trace = requests(seed, 60)
     prompts = [r.prompt_ids[: (r.input_length - 1) // 64] for r in trace]
     tree = PromptTree()
     for i, prompt in enumerate(prompts):
         tree.add(i, prompt)
-    policy = CheckedClairvoyant(prompts, tree)
+    policy = CheckedClairvoyant(prompts, tree, shared=shared)
     with server_context(chunk=1):
-        cache = CpuCache(policy, kv_tokens=pools[0], state_slots=pools[1])
+        cache = CpuCache(policy, kv_tokens=pools[0], state_slots=pools[1], elastic=shared)
         replay = Replay(cache, 64)
         for index, request in enumerate(trace):
             policy.begin(index, request.prompt_ids, request.output_ids)

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 import simulate
+from lab.costs import load_cost
+from lab.run import policy_context
+from lab.run import simulate as simulate_run
+from lab.shadow_world import ShadowWorld, shadow_cache
 from lab.spec import RunSpec
 from lab.sweep import finished_rows, sweep
+from lab.totals import Totals
+from lab.world_v0_5_23 import open_world
+from pictures.rows import parse_row
+from table import table
 from test_simulate import chat_trace
 
 
@@ -81,6 +89,12 @@ def test_a_key_names_a_run_and_only_it(spec):
         (["--memory-gib", "1", "--label", "x"], "--label is 'x'"),
         (["--memory-gib", "1", "--concurrency", "0"], "--concurrency is 0"),
         (["--memory-gib", "1", "--admission", "all"], "--admission is 'all'"),
+        (["--memory-gib", "1", "--measure-from", "1"], r"--measure-from is 1\.0; allowed are"),
+        (["--memory-gib", "1", "--measure-from", "nan"], "--measure-from is nan; allowed are"),
+        (
+            ["--memory-gib", "1", "--engine", "paper", "--measure-from", "0.5"],
+            r"--measure-from is 0\.5 but --engine is paper",
+        ),
         (["--memory-gib", "1", "--engine", "paper"], "--policy is 'lru'"),
         (["--kv-tokens", "9", "--state-slots", "9", "--engine", "paper"], "--memory-gib"),
     ],
@@ -107,6 +121,47 @@ def test_labels_become_a_column(spec, capsys):
     assert row["labels"] == {"rate": 2.0, "shape": "chat"} and row["requests"] == 5
 
 
-def test_rows_of_before_there_was_a_choice_of_base_keep_their_identity(spec):
-    with_the_products = replace(spec, base="0.5.23")
-    assert with_the_products.key() == spec.key() != replace(spec, base="0.5.4").key()
+@pytest.mark.parametrize(
+    ("default", "other"),
+    [
+        ({"base": "0.5.23"}, {"base": "0.5.4"}),
+        ({"memory": "static"}, {"memory": "elastic"}),
+        ({"measure_from": 0.0}, {"measure_from": 0.5}),
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_rows_of_before_there_was_a_choice_keep_their_identity(spec, default, other):
+    assert replace(spec, **default).key() == spec.key() != replace(spec, **other).key()
+
+
+@pytest.mark.parametrize("changes", [{}, {"concurrency": 3}, {"engine": "shadow"}], ids=str)
+def test_the_later_part_is_what_the_whole_run_found_without_its_beginning(spec, changes):
+    """Whole blocks and FLOPs of the parts add up to the whole, so the cache served all of it."""
+    spec = replace(spec, **changes)
+    whole, later = (simulate_run(replace(spec, measure_from=part)) for part in (0.0, 0.34))
+    early = Totals(load_cost(spec.model), spec.block)
+    for served in _served(spec):
+        if served.index < 21:
+            early.add(served)
+    assert (whole["requests"], later["requests"], early.requests) == (60, 39, 21)
+    for name in ("input_tokens", "unserved"):
+        assert later[name] + getattr(early, name) == whole[name]
+    hits = [row["token_hit_rate"] * row["input_tokens"] for row in (whole, later)]
+    assert hits[0] - hits[1] == pytest.approx(early.hit_tokens) != 0
+    assert later["measure_from"] == 0.34 and later["evictions"] == whole["evictions"]
+
+
+def _served(spec):
+    context = policy_context(spec, load_cost(spec.model))
+    if spec.engine == "shadow":
+        world = ShadowWorld(shadow_cache(spec, context), spec.block)
+        yield from map(world.serve, spec.requests())
+        return
+    with open_world(spec, context) as world:
+        yield from world.serve(spec.requests())
+
+
+def test_a_table_keeps_whole_and_later_rows_apart(spec):
+    rows = [simulate_run(replace(spec, measure_from=part)) for part in (0.0, 0.5)]
+    assert len({parse_row(row).setting for row in rows}) == 2
+    assert "from 50 % on" in table(rows) and len(table(rows).splitlines()) == 4

@@ -34,6 +34,7 @@ def policy_context(spec: RunSpec, cost: ModelCost) -> PolicyContext:
         admission=spec.admission,
         running=spec.concurrency or 1,
         elastic=spec.memory == "elastic",
+        chained=spec.engine == "shadow",
     )
 
 
@@ -49,7 +50,17 @@ def check_spec(spec: RunSpec) -> None:
         raise ValueError(
             f"--base is {spec.base} but --engine is {spec.engine}; allowed is --engine sglang"
         )
+    if not 0 <= spec.measure_from < 1:
+        raise ValueError(
+            f"--measure-from is {spec.measure_from}; allowed are shares of the trace from 0 to "
+            f"less than 1"
+        )
     if spec.engine == "paper":
+        if spec.measure_from:
+            raise ValueError(
+                f"--measure-from is {spec.measure_from} but --engine is paper, which counts whole "
+                f"traces only; allowed with it is 0"
+            )
         if spec.memory == "elastic":
             raise ValueError(
                 "--memory is elastic but --engine is paper, whose memory always is; allowed are "
@@ -90,7 +101,7 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.perf_counter()
     cost = load_cost(spec.model)
-    totals = Totals(cost, spec.block)
+    totals = Totals(cost, spec.block, first=spec.first_measured())
     requests = spec.requests()
     with BASES[spec.base].load().open_world(spec, policy_context(spec, cost)) as world:
         for served in world.serve(_watched(spec, requests, progress)):

@@ -43,6 +43,7 @@ class Served:
     Attributes:
         served: ``False`` where the request did not fit even alone.
         lost: blocks seen before that had to be computed again.
+        index: the request's place in the trace, counted from 0.
         ttft_seconds: modelled time to the first token, ``None`` where time is not modelled.
     """
 
@@ -51,6 +52,7 @@ class Served:
     served: bool = True
     lost: Loss = field(default_factory=Loss)
     ttft_seconds: float | None = None
+    index: int = 0
 
 
 def named_blocks(request: Request, block: int, fresh: Iterator[int]) -> tuple[list[int], list[int]]:

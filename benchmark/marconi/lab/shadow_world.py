@@ -22,6 +22,8 @@ from sglang.srt.mem_cache.marconi.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
+from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
 from sglang.srt.mem_cache.marconi.value import ValuePolicy
 from traces import Request
 
@@ -41,7 +43,7 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
     started = time.perf_counter()
     cache = shadow_cache(spec, context)
     cost = load_cost(spec.model)
-    totals = Totals(cost, spec.block)
+    totals = Totals(cost, spec.block, first=spec.first_measured())
     requests = spec.requests()
     world = ShadowWorld(cache, spec.block)
     for request in requests:
@@ -78,11 +80,17 @@ def shadow_cache(spec: RunSpec, context: PolicyContext) -> ShadowCache:
         admission=spec.admission,
         states_per_path=arguments.max_states_per_path,
     )
-    if spec.memory == "static":
-        return ShadowCache(shape, policy)
     cost = context.cost
     budget = context.kv_tokens * cost.kv_bytes_per_token + context.state_slots * cost.state_bytes
-    return ElasticShadowCache(shape, policy, cost, budget)
+    cache = (
+        ShadowCache(shape, policy)
+        if spec.memory == "static"
+        else ElasticShadowCache(shape, policy, cost, budget)
+    )
+    attach = getattr(policy, "attach", None)
+    if attach is not None:
+        attach(ShadowReader(cache.tree))
+    return cache
 
 
 def shadow_policy(
@@ -91,10 +99,11 @@ def shadow_policy(
     """The policy that a ``--policy`` names, as the shadow runs it.
 
     Raises:
-        ValueError: it needs the real tree, or does not choose between both pools.
+        ValueError: it needs SGLang's own orders or pools of its own, or orders each pool by itself
+            where both share their memory.
     """
     policy, elastic = arguments.policy, spec.memory == "elastic"
-    if arguments.kv_order != "lru" or arguments.kv_tokens is not None or hasattr(policy, "attach"):
+    if arguments.kv_order != "lru" or arguments.kv_tokens is not None:
         raise ValueError(f"--policy is {spec.policy!r}; it needs --engine sglang")
     if policy is None:
         return SharedOrderPolicy() if elastic else LruPolicy()
@@ -113,8 +122,45 @@ def shadow_policy(
 
 _ELASTIC = (
     "which orders each pool by itself; allowed with --memory elastic are lru, superseded, "
-    "value, server:3"
+    "value, server:3, clairvoyant, s3fifo, arc, lirs, 2q, sieve, lhd"
 )
+
+
+class ShadowReader:
+    """A shadow's tree as a ``TreeReader``; tokens are chained hashes of blocks."""
+
+    def __init__(self, tree: ShadowTree) -> None:
+        self._tree = tree
+        self.root_node = tree.root
+
+    def node_by_id(self, node_id: int) -> ShadowNode:
+        node = self._tree.node(node_id)
+        assert node is not None, f"node {node_id} left the tree"
+        return node
+
+    @staticmethod
+    def holds_state(node: ShadowNode) -> bool:
+        return node.has_state
+
+    @staticmethod
+    def state_survives(node: ShadowNode) -> bool:
+        return node.has_state
+
+    @staticmethod
+    def state_is_locked(node: ShadowNode) -> bool:
+        return node.state_locks > 0
+
+    @staticmethod
+    def is_evictable_leaf(node: ShadowNode) -> bool:
+        return node.is_evictable_leaf
+
+    @staticmethod
+    def tokens_of(key: array[int]) -> array[int]:
+        return key
+
+    @staticmethod
+    def namespace_of(key: array[int]) -> str:
+        return ""
 
 
 class ShadowWorld:
@@ -135,13 +181,16 @@ class ShadowWorld:
         hashes = array("Q", (hash & (2**64 - 1) for hash in chain))
         whole = (request.input_length - 1) // block
         id, self._served = self._served, self._served + 1
+        observe = getattr(cache.policy, "begin", None)
+        if observe is not None:
+            observe(id, prompt, output)
         hit = cache.begin(id, hashes[: len(prompt)], whole + 1)
         served = cache.is_running(id)
         lost = self._ledger.look_up(chain[:whole], hit, hit)
         cache.end(id, hashes[len(prompt) :])
         if served:
             self._ledger.computed(chain)
-        return Served(request.input_length, hit * block, served=served, lost=lost)
+        return Served(request.input_length, hit * block, served=served, lost=lost, index=id)
 
 
 def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,8 @@ class RunSpec:
         labels: further columns of the row.
         memory: whether states and KV have pools of their own or share one budget of bytes.
         base: the release of SGLang whose cache runs, one of :data:`lab.bases.BASES`.
+        measure_from: share of the trace's requests that are served before any is counted, in
+            [0, 1).
     """
 
     trace: str
@@ -60,13 +63,15 @@ class RunSpec:
     labels: dict[str, str | float] = field(default_factory=dict)
     memory: Memory = "static"
     base: str = DEFAULT_BASE
+    measure_from: float = 0.0
 
     def key(self) -> str:
         """Identity of the run: equal for equal specs, and for no others."""
         values = asdict(self)
         # Rows of before there was a choice keep their identity.
-        for name, only in (("memory", "static"), ("base", DEFAULT_BASE)):
-            if values[name] == only:
+        only = {"memory": "static", "base": DEFAULT_BASE, "measure_from": 0.0}
+        for name, value in only.items():
+            if values[name] == value:
                 del values[name]
         text = json.dumps(values, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -81,6 +86,12 @@ class RunSpec:
             errors=self.errors,
             tokenizer=self.tokenizer,
         )
+
+    def first_measured(self) -> int:
+        """Place in the trace, from 0, of the first request that counts; may read the trace once."""
+        if not self.measure_from:
+            return 0
+        return math.ceil(self.measure_from * sum(1 for _ in self.requests()))
 
     def columns(self) -> dict[str, Any]:
         """The part of a result row that is known before the run."""
@@ -99,6 +110,7 @@ class RunSpec:
             "admission": self.admission,
             "concurrency": self.concurrency,
             "memory": self.memory,
+            "measure_from": self.measure_from,
             "labels": self.labels,
         }
 

@@ -24,7 +24,11 @@ class _Bin:
 
 @dataclass
 class Totals:
-    """Totals over the requests added so far; memory does not grow but for 8 bytes a request."""
+    """Totals over the requests added so far; memory does not grow but for 8 bytes a request.
+
+    Attributes:
+        first: requests of the trace before it are passed over.
+    """
 
     cost: ModelCost
     block_tokens: int
@@ -38,9 +42,12 @@ class Totals:
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     bins: dict[int, _Bin] = field(default_factory=dict)
     ttfts: list[float] = field(default_factory=list)
+    first: int = 0
 
     def add(self, served: Served) -> None:
         """Count one request in."""
+        if served.index < self.first:
+            return
         self.requests += 1
         self.unserved += not served.served
         self.hits += served.hit_tokens > 0

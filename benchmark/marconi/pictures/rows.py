@@ -56,6 +56,7 @@ class Row:
     admission: str = ""
     paper_mode: str = ""
     concurrency: int | None = None
+    measure_from: float = 0.0
     requests: int = 0
     input_tokens: int = 0
     lost: Mapping[str, float | None] = field(default_factory=dict)
@@ -92,7 +93,8 @@ class Row:
         """
         paper = self.engine == "paper"
         of_pools = (None, self.paper_mode) if paper else (self.ratio, self.admission)
-        return (self.engine, self.base, self.model, *of_pools, self.concurrency, self.labels)
+        part = (self.measure_from, self.concurrency, self.labels)
+        return (self.engine, self.base, self.model, *of_pools, *part)
 
     @property
     def workload(self) -> str:
@@ -148,6 +150,7 @@ def parse_row(record: Any) -> Row:
         admission=str(record.get("admission") or ""),
         paper_mode=str(record.get("paper_mode") or ""),
         concurrency=None if record.get("concurrency") is None else int(record["concurrency"]),
+        measure_from=_number(record, "measure_from") or 0.0,
         requests=int(_number(record, "requests") or 0),
         input_tokens=int(_number(record, "input_tokens") or 0),
         lost={reason: _number(lost, reason) for reason in LOSSES},

@@ -25,22 +25,24 @@ from policies.scored import CandidateTable
 class ClairvoyantPolicy:
     """Lowest FLOPs lost / bytes freed / (next use - now) goes first; time counts requests.
 
-    Bytes are those of the pool that is short, so that states compete by FLOPs alone. A state's use
-    is a request that resumes at it, not one that passes on to a deeper one; what will not be used
-    again goes first, and so does KV without a state, from which nothing can resume.
+    Bytes are those of the pool that is short, so that states compete by FLOPs alone; in shared
+    memory all that come free, of states and leaves in one order. A state's use is a request that
+    resumes at it, not one that passes on to a deeper one; what will not be used again goes first,
+    and so does KV without a state, from which nothing can resume.
 
     A strong heuristic, not a proof: with sizes, costs and prefixes that need each other no greedy
     order is optimal, and a policy that beats it on a trace refutes nothing.
     """
 
-    pools = frozenset(Pool)
-
-    def __init__(self, tree: PromptTree, cost: CostModel) -> None:
+    def __init__(self, tree: PromptTree, cost: CostModel, *, shared: bool = False) -> None:
+        self.shared = shared
+        self.pools = frozenset({Pool.STATE}) if shared else frozenset(Pool)
         self._tree = tree
         self._cost = cost
         self._savings = SurvivingSavings(cost)
         self._foresight = Foresight(tree)
-        self._tables = {pool: CandidateTable(2) for pool in Pool}
+        wants: tuple[Pool | None, ...] = (None,) if shared else tuple(Pool)
+        self._tables = {want: CandidateTable(2) for want in wants}
         self._prefixes: dict[int, CachedPrefix] = {}
         self._places: dict[int, PromptNode | None] = {}
         self._with_state: set[int] = set()
@@ -83,7 +85,7 @@ class ClairvoyantPolicy:
         self._update(self._foresight.remove(prefix.id))
 
     def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
-        table = self._tables[pool]
+        table = self._tables[None if self.shared else pool]
         rows = table.eligible(excluding)
         if not len(rows):
             return None
@@ -94,20 +96,20 @@ class ClairvoyantPolicy:
         for id in ids:
             prefix = self._prefixes[id]
             next_use = self._foresight.next_use(id)
-            for pool, table in self._tables.items():
-                if prefix.may_leave(pool):
+            for want, table in self._tables.items():
+                if prefix.may_leave(want):
                     table.put(
                         prefix,
-                        (self._worth(prefix, pool), math.inf if next_use is None else next_use),
+                        (self._worth(prefix, want), math.inf if next_use is None else next_use),
                     )
                 else:
                     table.discard(prefix)
 
-    def _worth(self, prefix: CachedPrefix, pool: Pool) -> float:
-        """FLOPs lost for each byte that comes free in the pool that is short."""
-        freed = self._cost.state_bytes
-        if pool is Pool.KV:
-            freed = self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+    def _worth(self, prefix: CachedPrefix, want: Pool | None) -> float:
+        """FLOPs lost for each byte that comes free where memory is short."""
+        kv = self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+        state = self._cost.state_bytes
+        freed = {Pool.STATE: state, Pool.KV: kv, None: state + prefix.is_leaf * kv}[want]
         return self._savings.flops_saved(prefix) / freed if freed > 0 else 0.0
 
     def _locate(self, id: int) -> PromptNode | None:
@@ -140,7 +142,7 @@ def clairvoyant(arguments: PolicyArguments) -> Recipe:
         for index, request in enumerate(context.requests()):
             # As at a lookup: the block of the last token is always computed.
             whole = (request.input_length - 1) // context.block_tokens
-            tree.add(index, request.prompt_ids[:whole])
-        return CacheArguments(ClairvoyantPolicy(tree, context.cost))
+            tree.add(index, context.named(request.prompt_ids[:whole]))
+        return CacheArguments(ClairvoyantPolicy(tree, context.cost, shared=context.elastic))
 
     return recipe

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.losses import chain_hashes
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.savings import CostModel
 from traces import Request
@@ -31,6 +32,8 @@ class PolicyContext:
         admission: which states enter the cache.
         running: requests that may run at once.
         elastic: KV and states share one budget of bytes.
+        chained: the cache names a block by the hash of all up to it, as
+            :func:`lab.losses.chain_hashes` makes it, modulo 2^64.
     """
 
     cost: CostModel
@@ -41,6 +44,13 @@ class PolicyContext:
     admission: str = "sglang"
     running: int = 1
     elastic: bool = False
+    chained: bool = False
+
+    def named(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The blocks of a prompt as the cache names them."""
+        if not self.chained:
+            return tuple(ids)
+        return tuple(hash & (2**64 - 1) for hash in chain_hashes(ids))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ class ShadowNode:
         self.prefix: CachedPrefix | None = None
 
     @property
+    def key(self) -> array[int]:
+        """Its blocks, as a ``TreeReader`` shows them."""
+        return self.hashes
+
+    @property
     def is_evictable_leaf(self) -> bool:
         return not self.children and not self.locks and self.parent is not None
 
