@@ -32,6 +32,7 @@ from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, Shadow
 from sglang.srt.mem_cache.marconi.tuning.splits import SplitWatch, resplit
 from sglang.srt.mem_cache.marconi.tuning.tuner import RESTART_AFTER, Answer, Tuner
 from sglang.srt.mem_cache.marconi.tuning.worker import WorkerSetup
+from sglang.srt.mem_cache.marconi.value import ValuePolicy
 
 SHAPE = ShadowShape(block_tokens=64, kv_blocks=120, state_slots=16, chunk=128, track=4)
 #: Far beyond what any answer takes on a loaded machine.
@@ -81,9 +82,11 @@ def test_weights_come_lowest_first_and_stock_before_all():
     assert weights == [f"both:{tenths / 10:g}" for tenths in range(21)]
     every = choices(config(marconi_evict_policy="auto"))
     assert [choice.label for choice in every[:3]] == ["lru", "state:0", "state:0.1"]
-    assert len(every) == 43 and every[0].is_stock and every[0].eff_weight == 0.0
+    assert len(every) == 44 and every[0].is_stock and every[0].eff_weight == 0.0
+    assert every[-1].label == "value" and not every[-1].is_weighted
+    assert isinstance(every[-1].make_policy(EXAMPLE_COST), ValuePolicy)
     fixed = choices(config(marconi_evict_policy="auto", marconi_eff_weight=0.3))
-    assert [choice.label for choice in fixed] == ["lru", "state:0.3", "both:0.3"]
+    assert [choice.label for choice in fixed] == ["lru", "state:0.3", "both:0.3", "value"]
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ TUNABLE: dict[str, dict[str, Any]] = {
     "lru": {"marconi_evict_policy": 1, "marconi_evict_pools": "both"},
     "marconi-state": {"marconi_evict_policy": 2, "marconi_evict_pools": "state"},
     "marconi": {"marconi_evict_policy": 2, "marconi_evict_pools": "both"},
+    "value": {"marconi_evict_policy": 3, "marconi_evict_pools": "both"},
 }
 
 

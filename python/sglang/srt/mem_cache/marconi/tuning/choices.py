@@ -14,7 +14,7 @@ EFF_WEIGHTS: tuple[float, ...] = tuple(tenths / 10 for tenths in range(21))
 
 @dataclass(frozen=True)
 class Choice:
-    """One policy with one weight.
+    """One policy, with one weight if it has any.
 
     Attributes:
         config: the operator's options with nothing left to the tuner.
@@ -28,9 +28,14 @@ class Choice:
         return self.config.marconi_evict_policy == 1
 
     @property
+    def is_weighted(self) -> bool:
+        """It weighs FLOP efficiency against recency."""
+        return self.config.marconi_evict_policy == 2
+
+    @property
     def eff_weight(self) -> float:
-        """Weight of FLOP efficiency; 0 under LRU."""
-        return 0.0 if self.is_stock else float(self.config.marconi_eff_weight)
+        """Weight of FLOP efficiency; 0 where there is none."""
+        return float(self.config.marconi_eff_weight) if self.is_weighted else 0.0
 
     def make_policy(self, cost: CostModel) -> EvictionPolicy:
         """The policy that it stands for, over an empty cache."""
@@ -38,8 +43,8 @@ class Choice:
 
     @property
     def label(self) -> str:
-        if self.is_stock:
-            return "lru"
+        if not self.is_weighted:
+            return self.config.policy_name
         return f"{self.config.marconi_evict_pools}:{self.eff_weight:g}"
 
 
@@ -54,7 +59,7 @@ def choices(config: MarconiConfig) -> tuple[Choice, ...]:
         policies = [config]
     found = []
     for policy in policies:
-        if policy.marconi_evict_policy == 1:
+        if policy.marconi_evict_policy != 2:
             found.append(Choice(replace(policy, marconi_eff_weight=0.0)))
             continue
         weights = EFF_WEIGHTS if policy.marconi_eff_weight == AUTO else (policy.marconi_eff_weight,)
