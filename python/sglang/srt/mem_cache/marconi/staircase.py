@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import isqrt
 
 from sglang.srt.mem_cache.marconi.stamp_tree import Key, StampTree
-from sglang.srt.mem_cache.marconi.utility import Utility, recency
+from sglang.srt.mem_cache.marconi.utility import Utility
 
 #: A staircase of more steps is searched block by block.
 LONG = 64
@@ -68,29 +68,43 @@ class Staircase:
         before = self._keys[at + 1] if at + 1 < len(self._keys) else _END
         self._replace(at, at + 1, self._tree.steps_down(key, before, below))
 
-    def lowest(self, now: int, eff_weight: float) -> int | None:
-        """Id of the candidate of lowest score, and of lowest order among those with that score."""
-        if not self._ids:
-            return None
-        stamps, efficiencies = self._stamps, self._efficiencies
-        last = self._tree.last_stamp
-        utility = Utility(
-            now,
-            eff_weight,
-            recency(now, stamps[0]),
-            recency(now, last),
-            efficiencies[-1],
-            self._tree.highest_efficiency,
-        )
+    @property
+    def first_stamp(self) -> int:
+        """Earliest last access of all candidates, of which there must be one."""
+        return self._stamps[0]
+
+    @property
+    def last_stamp(self) -> int:
+        """Latest last access of all candidates, of which there must be one."""
+        return self._tree.last_stamp
+
+    @property
+    def lowest_efficiency(self) -> float:
+        """Of all candidates, of which there must be one."""
+        return self._efficiencies[-1]
+
+    @property
+    def highest_efficiency(self) -> float:
+        """Of all candidates, of which there must be one."""
+        return self._tree.highest_efficiency
+
+    def lowest(self, utility: Utility) -> tuple[float, int, int]:
+        """Score, order and id of the candidate of lowest score, and of lowest order among equals.
+
+        There must be one.
+
+        Args:
+            utility: with bounds that hold all candidates.
+        """
         lowest, found = self._lowest_steps(utility)
         at = min(found, key=lambda at: self._keys[at][1]) if len(found) > 1 else found[0]
+        order, id, last = self._keys[at][1], self._ids[at], self._tree.last_stamp
         for step in found:
-            stamp = stamps[step] + 1
-            if stamp <= last and utility.score(stamp, efficiencies[step]) <= lowest:
+            stamp = self._stamps[step] + 1
+            if stamp <= last and utility.score(stamp, self._efficiencies[step]) <= lowest:
                 # Too old for the floats to tell a tick: what is no step may score the same.
-                first = self._tree.first_of_equals(utility, lowest, self._keys[at][1])
-                return self._ids[at] if first is None else first
-        return self._ids[at]
+                return (lowest, *self._tree.first_of_equals(utility, lowest, order, id))
+        return lowest, order, id
 
     def _lowest_steps(self, utility: Utility) -> tuple[float, list[int]]:
         """The lowest score and the steps that have it."""
