@@ -228,7 +228,7 @@ class Filled:
             self._turn(prompt[:end])
         if isinstance(self.cache.cache, MambaRadixCache):
             # What the turns before left to be noted would have been long ago.
-            self.cache.cache.marconi_state()
+            self.cache.cache.view.refresh()
         return self._turn(prompt)
 
     def _turn(self, prompt: array[int]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
+from typing import Any, NamedTuple
 
 
 class VictimKind(Enum):
@@ -15,9 +16,11 @@ class VictimKind(Enum):
     LEAF_WITH_STATE = "leaf_with_state"
     LEAF_KV_ONLY = "leaf_kv_only"
 
+    # Enum's own hashes the name, in Python.
+    __hash__ = object.__hash__
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+
+class Lookup(NamedTuple):
     """Where one request's prompt stood in the cache when it was admitted; depths in tokens.
 
     ``hit <= deepest_state <= deepest_kv <= input_tokens``: the request resumed at ``hit``;
@@ -78,10 +81,10 @@ class MarconiStats:
     tuner_restarts: int = 0
     adoptions: int = 0
     eff_weight: float = 0.0
-    victim_digest: bytes = b""
     victims: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost_tokens: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
+    _victim_hash: Any = field(default_factory=lambda: blake2b(digest_size=8), compare=False)
 
     def count_lookup(self, lookup: Lookup, flops_saved: float, flops_needed: float) -> None:
         """Count one admitted request.
@@ -111,13 +114,19 @@ class MarconiStats:
         flops: float,
     ) -> None:
         """Count one eviction made while ``pool`` was short, of the node that ends at ``depth``."""
-        victim = f"{pool} {kind.value} {node_id} {depth}".encode()
-        self.victim_digest = blake2b(self.victim_digest + victim, digest_size=8).digest()
-        self.victims[pool, kind.value] += 1
+        name = kind.value
+        self._victim_hash.update(f"{pool} {name} {node_id} {depth}\n".encode())
+        self.victims[pool, name] += 1
         self.kv_tokens_evicted += kv_tokens
         self.states_evicted += kind is not VictimKind.LEAF_KV_ONLY
         self.bytes_evicted += freed_bytes
         self.flops_evicted += flops
+
+    @property
+    def victim_digest(self) -> bytes:
+        """Of all victims so far."""
+        digest: bytes = self._victim_hash.digest()
+        return digest
 
     def as_dict(self) -> dict[str, object]:
         """The counters as plain JSON types."""
