@@ -186,6 +186,11 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         if self._shared.walk is None:
             self.end_shortage()
 
+    def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
+        result = super().dec_lock_ref(node_id, params, skip_swa)
+        self.report(self.view.request_let_go)
+        return result
+
     # -- lookups
 
     def _match_tree(self, params: Any) -> Any:

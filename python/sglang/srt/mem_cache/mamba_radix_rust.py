@@ -273,7 +273,11 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             with self._holding(self._used_before(node)):
                 return self._evict_least_recent(MAMBA)
         (below,) = node.children.values()
-        with self._holding(self._excess_above(node)):
+        above = self._excess_above(node)
+        if above:
+            with self._holding(above):
+                freed = self._binding.evict_excess_path_states(below.id)
+        else:
             freed = self._binding.evict_excess_path_states(below.id)
         states = freed.new_device_frees.get(int(MAMBA), [])
         if not states:
@@ -328,13 +332,15 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             yield other
 
     @staticmethod
-    def _excess_above(node: MirrorNode) -> Iterator[MirrorNode]:
+    def _excess_above(node: MirrorNode) -> list[MirrorNode]:
         """Nodes above whose states the core would take for excess."""
+        found = []
         above = node.parent
         while above is not None and above.parent is not None:
-            if above.state is not None and len(above.children) == 1:
-                yield above
+            if above.state is not None and len(above.children) == 1 and not above.state_locks:
+                found.append(above)
             above = above.parent
+        return found
 
     # -- what this core does not do
 

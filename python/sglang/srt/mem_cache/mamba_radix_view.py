@@ -171,6 +171,11 @@ class MambaRadixView:
         for node in marked.values():
             self._refresh_node(node)
 
+    def request_let_go(self) -> None:
+        """Settle what a request changed, not only when memory is short."""
+        if self._marked and getattr(self.policy, "is_timeless", False):
+            self._settle()
+
     @property
     def is_behind(self) -> bool:
         """Whether :meth:`catch_up` has something to do."""
@@ -182,13 +187,29 @@ class MambaRadixView:
         To be called between operations on the tree, while it is whole.
         """
         if self.is_behind:
-            for _ in range(CAUGHT_UP):
-                self._refresh_node(self._marked.pop(next(iter(self._marked))))
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring a few up to date, the first that were marked."""
+        marked = self._marked
+        for _ in range(min(CAUGHT_UP, len(marked))):
+            self._refresh_node(marked.pop(next(iter(marked))))
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
         known = self._prefixes.get(node.id) if self._observed else None
         return self._describe(node) if known is None or node.id in self._marked else known
+
+    def resumption(self, node: Any) -> tuple[int, int]:
+        """Tokens that the state of ``node`` saves from and up to; nothing without one."""
+        assert self._tree is not None
+        depth = self.depth(node)
+        if not self._tree.holds_state(node):
+            return depth, depth
+        above = node.parent
+        while above.parent is not None and not self._tree.state_survives(above):
+            above = above.parent
+        return self.depth(above), depth
 
     def victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none.

@@ -30,6 +30,13 @@ class Candidates:
         # By the pools that their members may leave, a bit each.
         self._narrow = [Staircase() for _ in range(1 << len(self._pools))]
         self._forks = [Staircase() for _ in range(1 << len(self._pools))]
+        self._groups = {
+            pool: [
+                [stairs for pools, stairs in enumerate(group) if pools >> at & 1]
+                for group in (self._narrow, self._forks)
+            ]
+            for at, pool in enumerate(self._pools)
+        }
         self._masked: set[int] = set()
 
     def __len__(self) -> int:
@@ -90,18 +97,19 @@ class Candidates:
         """
         if excluding or self._masked:
             self._mask({id for id in excluding if id in self._members})
-        bit = 1 << self._pools.index(pool)
-        for group in (self._narrow, self._forks):
-            found = [
-                stairs for pools, stairs in enumerate(group) if pools & bit and len(stairs) > 0
-            ]
+        for group in self._groups[pool]:
+            found = [stairs for stairs in group if stairs.is_filled]
             if found:
                 return self._members[_lowest(found, now, eff_weight)][0]
         return None
 
     def _may_leave(self, prefix: CachedPrefix) -> int:
         """The pools that may evict ``prefix``, a bit each."""
-        return sum(prefix.may_leave(pool) << at for at, pool in enumerate(self._pools))
+        pools = 0
+        for at, pool in enumerate(self._pools):
+            if prefix.may_leave(pool):
+                pools |= 1 << at
+        return pools
 
     def _mask(self, wanted: set[int]) -> None:
         for id in wanted - self._masked:
@@ -133,12 +141,13 @@ class Candidates:
 
 def _lowest(found: Sequence[Staircase], now: int, eff_weight: float) -> int:
     """Id of the candidate of lowest score, and then of lowest order, in non-empty staircases."""
-    utility = Utility(
-        now,
-        eff_weight,
-        recency(now, min(stairs.first_stamp for stairs in found)),
-        recency(now, max(stairs.last_stamp for stairs in found)),
-        min(stairs.lowest_efficiency for stairs in found),
-        max(stairs.highest_efficiency for stairs in found),
-    )
-    return min(stairs.lowest(utility) for stairs in found)[2]
+    first, last, low, high = found[0].bounds()
+    for stairs in found[1:]:
+        its_first, its_last, its_low, its_high = stairs.bounds()
+        first, last = min(first, its_first), max(last, its_last)
+        low, high = min(low, its_low), max(high, its_high)
+    utility = Utility(now, eff_weight, recency(now, first), recency(now, last), low, high)
+    best = found[0].lowest(utility)
+    for stairs in found[1:]:
+        best = min(best, stairs.lowest(utility))
+    return best[2]

@@ -80,11 +80,17 @@ class LruPolicy:
 class MarconiPolicy:
     """Policy 2, the paper's (section 4.2): evict the lowest recency + alpha * FLOP efficiency.
 
+    Attributes:
+        is_timeless: its victims do not depend on when it is told of a change, so that an adapter
+            may tell it before a decision is due.
+
     Args:
         pools: whose victims it chooses.
         shared: both pools are one memory, as in the paper: whichever is short, the lowest score
             among states and leaves of KV goes.
     """
+
+    is_timeless = True
 
     def __init__(
         self,

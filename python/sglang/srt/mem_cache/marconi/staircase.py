@@ -35,6 +35,9 @@ class Staircase:
         self._stamps: list[int] = []
         self._efficiencies: list[float] = []
         self._ids: list[int] = []
+        # Of all candidates; meaningless while there is none.
+        self._last_stamp = 0
+        self._highest = -math.inf
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -46,6 +49,13 @@ class Staircase:
     def add(self, key: Key, efficiency: float, id: int) -> None:
         """Enter a candidate whose key is not there yet."""
         self._tree.add(key, efficiency, id)
+        if not self._ids:
+            self._last_stamp, self._highest = key[0], efficiency
+        else:
+            if key[0] > self._last_stamp:
+                self._last_stamp = key[0]
+            if efficiency > self._highest:
+                self._highest = efficiency
         at = bisect_left(self._keys, key)
         if at and self._efficiencies[at - 1] <= efficiency:
             return
@@ -60,7 +70,12 @@ class Staircase:
         Raises:
             KeyError: there is none.
         """
-        self._tree.remove(key)
+        efficiency = self._tree.remove(key)
+        if len(self._tree):
+            if key[0] == self._last_stamp:
+                self._last_stamp = self._tree.last_stamp
+            if efficiency == self._highest:
+                self._highest = self._tree.highest_efficiency
         at = bisect_left(self._keys, key)
         if at == len(self._keys) or self._keys[at] != key:
             return
@@ -69,24 +84,16 @@ class Staircase:
         self._replace(at, at + 1, self._tree.steps_down(key, before, below))
 
     @property
-    def first_stamp(self) -> int:
-        """Earliest last access of all candidates, of which there must be one."""
-        return self._stamps[0]
+    def is_filled(self) -> bool:
+        """Whether there is any candidate."""
+        return bool(self._ids)
 
-    @property
-    def last_stamp(self) -> int:
-        """Latest last access of all candidates, of which there must be one."""
-        return self._tree.last_stamp
+    def bounds(self) -> tuple[int, int, float, float]:
+        """Earliest and latest last access, lowest and highest efficiency of all candidates.
 
-    @property
-    def lowest_efficiency(self) -> float:
-        """Of all candidates, of which there must be one."""
-        return self._efficiencies[-1]
-
-    @property
-    def highest_efficiency(self) -> float:
-        """Of all candidates, of which there must be one."""
-        return self._tree.highest_efficiency
+        There must be one.
+        """
+        return self._stamps[0], self._last_stamp, self._efficiencies[-1], self._highest
 
     def lowest(self, utility: Utility) -> tuple[float, int, int]:
         """Score, order and id of the candidate of lowest score, and of lowest order among equals.
@@ -98,7 +105,7 @@ class Staircase:
         """
         lowest, found = self._lowest_steps(utility)
         at = min(found, key=lambda at: self._keys[at][1]) if len(found) > 1 else found[0]
-        order, id, last = self._keys[at][1], self._ids[at], self._tree.last_stamp
+        order, id, last = self._keys[at][1], self._ids[at], self._last_stamp
         for step in found:
             stamp = self._stamps[step] + 1
             if stamp <= last and utility.score(stamp, self._efficiencies[step]) <= lowest:
@@ -148,6 +155,9 @@ class Staircase:
         kept = list(zip(self._keys, self._efficiencies, self._ids, strict=True))
         assert kept == steps, "the staircase is not that of the candidates"
         assert self._stamps == [stamp for stamp, _ in self._keys]
+        if steps:
+            assert self._last_stamp == self._tree.last_stamp, "stale latest last access"
+            assert self._highest == self._tree.highest_efficiency, "stale highest efficiency"
 
 
 def _places(scores: list[float], score: float) -> list[int]:

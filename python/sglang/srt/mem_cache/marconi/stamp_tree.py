@@ -163,8 +163,11 @@ class StampTree:
             parent.insert_node(at, right)
             node = parent
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: Key) -> float:
         """Take out the candidate with ``key``.
+
+        Returns:
+            Its efficiency.
 
         Raises:
             KeyError: there is none.
@@ -188,10 +191,11 @@ class StampTree:
             elif len(node.keys) < FANOUT // 4 and _merge(parent, at):
                 pass
             elif not parent.summarise_without(at, low, high, order):
-                return
+                return low
             node = parent
         while not self._root.is_leaf and len(self._root.keys) <= 1:
             self._root = self._root.below[0] if self._root.below else _Node([], [], None, [], [])
+        return low
 
     @property
     def last_stamp(self) -> int:
