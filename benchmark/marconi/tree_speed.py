@@ -18,9 +18,11 @@ goes too: that is more work in SGLang's own code. Two rows more are like for lik
 - *leaf's state*: conversations and sessions of one turn, so that every victim is a leaf that goes
   whole.
 
-Each eviction comes after two sessions, whose last turns it finds yet to be settled. Figures are
-medians of CPU time; in brackets the ratio to stock's Rust core and to its Python core. The caches
-take turns within every repeat, and each is built once a size and kind of conversation.
+Each cache evicts right after its own two sessions, so that all find their caches equally cold. All
+that is timed ran ``--warm-up`` times before, on sessions of the first length, as the interpreter
+takes some calls to specialise its code. Figures are medians of CPU time; in brackets the ratio to
+stock's Rust core and to its Python core. The caches take turns within every repeat, and each is
+built once a size and kind of conversation.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--caches", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--warm-up", type=int, default=20, help="repeats before, not timed")
     options = parser.parse_args(argv)
     for tokens in options.prompts:
         if tokens <= 0 or tokens % (turns(tokens) * TURN_TOKENS):
@@ -121,7 +124,8 @@ def title(variant: str) -> str:
 def filled_caches(
     nodes: int, filling: Sequence[int], options: argparse.Namespace
 ) -> dict[str, Filled]:
-    spare_tokens = options.repeats * sum(options.prompts)
+    spare_tokens = options.warm_up * options.prompts[0]
+    spare_tokens += options.repeats * sum(options.prompts)
     return {name: Filled(nodes, filling, spare_tokens, VARIANTS[name]) for name in options.caches}
 
 
@@ -136,16 +140,22 @@ def measure(
     gc.collect()
     gc.freeze()
     rng = random.Random(1)
+    evictions = [name for name in EVICTIONS if name in operations]
+    for _ in range(options.warm_up):
+        for filled in caches.values():
+            filled.session(options.prompts[0])
+            for operation in evictions:
+                filled.cache.cache.evict(EVICTIONS[operation])
     for _ in range(options.repeats):
-        for tokens in options.prompts:
-            for name in rng.sample(list(caches), len(caches)):
-                for operation, taken in caches[name].session(tokens).items():
+        for name in rng.sample(list(caches), len(caches)):
+            filled = caches[name]
+            for tokens in options.prompts:
+                for operation, taken in filled.session(tokens).items():
                     if operation in operations:
                         record(times, operation, tokens, name, taken)
-        for operation in [name for name in EVICTIONS if name in operations]:
-            for name in rng.sample(list(caches), len(caches)):
-                cache = caches[name].cache.cache
-                record(times, operation, 0, name, timed(cache.evict, EVICTIONS[operation])[0])
+            for operation in evictions:
+                taken, _ = timed(filled.cache.cache.evict, EVICTIONS[operation])
+                record(times, operation, 0, name, taken)
     gc.unfreeze()
 
 

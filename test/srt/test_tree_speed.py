@@ -36,7 +36,7 @@ def test_victims_of_the_rows_that_are_like_for_like(policy):
             for operation in set(operations) & set(kinds):
                 arguments = {"policy": policy, "core": "rust"}
                 filled = tree_speed.Filled(40, filling, 4 * 2048, arguments)
-                options = argparse.Namespace(prompts=[2048], repeats=4)
+                options = argparse.Namespace(prompts=[2048], repeats=4, warm_up=0)
                 tree_speed.measure({}, {"own": filled}, [operation], options)
                 assert filled.cache.cache.stats.victims == {("state", kinds[operation]): 4}
 
