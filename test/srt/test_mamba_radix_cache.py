@@ -491,3 +491,24 @@ def test_a_walk_whose_backups_all_fail_offers_each_victim_once_and_ends(policy, 
     core.evict_device_end(component)
     assert len(offered) == len(set(offered)) == (2 if component is FULL else 4)
     harness.check()
+
+
+@on_both_cores
+def test_a_price_that_fails_when_a_request_lets_go_costs_no_later_decision():
+    harness = TreeHarness(2)
+    prices = harness.cache.policy._candidates
+    price, asked = prices._efficiency, []
+
+    def fails(prefix):
+        asked.append(prefix)
+        raise ValueError("no price")
+
+    prices._efficiency = fails
+    harness.insert(sequence(20, 1))
+    harness.insert(sequence(40, 1))
+    assert asked, "nothing was settled"
+    prices._efficiency = price
+    harness.cache.evict_mamba(1)
+    assert harness.cache.view_is_sound
+    assert not harness.cache.stats.fallbacks and not harness.cache.stats.errors
+    harness.check()

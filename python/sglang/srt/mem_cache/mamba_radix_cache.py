@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
@@ -188,7 +189,9 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
         result = super().dec_lock_ref(node_id, params, skip_swa)
-        self.report(self.view.request_let_go)
+        # What fails stays marked, for a decision to meet again, fall back to LRU and count.
+        with suppress(Exception):
+            self.view.request_let_go()
         return result
 
     # -- lookups

@@ -180,22 +180,23 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
 
     def inc_lock_ref(self, node_id: int, skip_lock_components: Sequence[Any] = ()) -> Any:
         result = super().inc_lock_ref(node_id, skip_lock_components)
-        self._locked(node_id, FULL not in skip_lock_components, MAMBA not in skip_lock_components)
+        kv, state = FULL not in skip_lock_components, MAMBA not in skip_lock_components
+        self.cache.report(self._locked, node_id, kv, state)
         return result
 
     def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
         result = super().dec_lock_ref(node_id, params, skip_swa)
         skipped = params.skipped_lock_components
-        self._locked(node_id, -(FULL not in skipped), -(MAMBA not in skipped))
+        self.cache.report(self._locked, node_id, -(FULL not in skipped), -(MAMBA not in skipped))
         return result
 
     def inc_full_pin(self, node_id: int) -> None:
         super().inc_full_pin(node_id)
-        self._locked(node_id, 1, 0)
+        self.cache.report(self._locked, node_id, 1, 0)
 
     def dec_full_pin(self, node_id: int) -> None:
         super().dec_full_pin(node_id)
-        self._locked(node_id, -1, 0)
+        self.cache.report(self._locked, node_id, -1, 0)
 
     def _locked(self, node_id: int, kv: int, state: int) -> None:
         node = self.mirror.find(node_id)
@@ -203,7 +204,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             node.kv_locks += kv
             node.state_locks += state
             self._leaves.changed(node)
-            self.cache.report(self.cache.view.changed, node)
+            self.cache.view.changed(node)
 
     # -- eviction
 

@@ -193,7 +193,9 @@ class MambaRadixView:
         """Bring a few up to date, the first that were marked."""
         marked = self._marked
         for _ in range(min(CAUGHT_UP, len(marked))):
-            self._refresh_node(marked.pop(next(iter(marked))))
+            node = next(iter(marked.values()))
+            self._refresh_node(node)
+            del marked[node.id]
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim; to be read only."""

@@ -111,7 +111,7 @@ class _Victims:
         return self._states
 
     @property
-    def bytes(self) -> float:
+    def freed_bytes(self) -> float:
         self._add_up()
         return self._bytes
 
@@ -192,7 +192,7 @@ class MarconiStats:
 
     @property
     def bytes_evicted(self) -> float:
-        return self._victims.bytes
+        return self._victims.freed_bytes
 
     @property
     def flops_evicted(self) -> float:
