@@ -83,7 +83,7 @@ def main() -> None:
     savings = SurvivingSavings(cost_by_name(MODEL))
     candidates = [d for d in drawn if d.prefix.may_leave(Pool.STATE) and d.prefix.children <= 1]
     recencies = [recency(NOW, d.prefix.last_access) for d in candidates]
-    efficiencies = [flop_efficiency(savings, d.prefix, Pool.STATE) for d in candidates]
+    efficiencies = [flop_efficiency(savings, d.prefix) for d in candidates]
     parts = {
         d.name: (normalise(r, *bounds(recencies)), ALPHA * normalise(e, *bounds(efficiencies)))
         for d, r, e in zip(candidates, recencies, efficiencies, strict=True)

@@ -104,8 +104,8 @@ class ValueCandidates:
     def pass_time(self, now: int) -> None:
         self.policy.victim(Pool.STATE, now)
 
-    def lowest(self, now: int, eff_weight: float) -> CachedPrefix | None:
-        return self.policy.victim(Pool.STATE, now)
+    def lowest(self, pool: Pool, now: int, eff_weight: float) -> CachedPrefix | None:
+        return self.policy.victim(pool, now)
 
     def discard(self, prefix: CachedPrefix) -> None:
         self._known.remove(prefix.id)
@@ -167,7 +167,7 @@ class History:
             self.candidates.pass_time(self.now + 1)
         updates += clock() - before
         before = clock()
-        victim = self.candidates.lowest(self.now + 1, eff_weight)
+        victim = self.candidates.lowest(Pool.STATE, self.now + 1, eff_weight)
         decision = clock() - before
         assert victim is not None
         before = clock()
@@ -179,11 +179,11 @@ class History:
 
 def price() -> Callable[[CachedPrefix], float]:
     savings = SurvivingSavings(cost_by_name(MODEL))
-    return lambda prefix: flop_efficiency(savings, prefix, Pool.STATE)
+    return lambda prefix: flop_efficiency(savings, prefix)
 
 
 def measured(prefixes: int, eff_weight: float, steps: int) -> Measured:
-    indexed = Candidates(Pool.STATE, price())
+    indexed = Candidates((Pool.STATE,), price())
     history = History(prefixes, indexed)
     gc.collect()
     times = [history.step(eff_weight) for _ in range(steps)]
@@ -202,7 +202,7 @@ def measured(prefixes: int, eff_weight: float, steps: int) -> Measured:
         step=statistics.fmean(map(sum, times)) * 1e6,
         decision=statistics.fmean(decision for _, decision in times) * 1e6,
         worst=max(map(sum, times)) * 1e6,
-        bytes=memory(lambda: Candidates(Pool.STATE, price()), list(indexed)) / prefixes,
+        bytes=memory(lambda: Candidates((Pool.STATE,), price()), list(indexed)) / prefixes,
         eff_weight=eff_weight,
         scan=scan,
         staircase=statistics.fmean(steps_of_staircase),

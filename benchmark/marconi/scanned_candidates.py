@@ -9,13 +9,13 @@ from sglang.srt.mem_cache.marconi.utility import utilities
 
 
 class ScannedCandidates:
-    """Candidates of one pool, scored by a scan over all of them at each decision.
+    """Candidates of one pool (``None``: of both), scored by a scan over them at each decision.
 
     ``put`` and ``discard`` are O(1), ``lowest`` is O(n). What a prefix saves per byte is computed
     once at ``put``, not at each decision.
     """
 
-    def __init__(self, pool: Pool, efficiency: Callable[[CachedPrefix], float]) -> None:
+    def __init__(self, pool: Pool | None, efficiency: Callable[[CachedPrefix], float]) -> None:
         self._pool = pool
         self._efficiency = efficiency
         self._members: dict[int, tuple[CachedPrefix, float]] = {}
@@ -37,26 +37,27 @@ class ScannedCandidates:
         self._members.pop(prefix.id, None)
 
     def lowest(
-        self, now: int, eff_weight: float, excluding: Container[int] = ()
+        self, pool: Pool | None, now: int, eff_weight: float, excluding: Container[int] = ()
     ) -> CachedPrefix | None:
         """The candidate of lowest utility at tick ``now``, ``None`` if there is none.
 
         Prefixes with several children are considered only when no other is left: their state
         serves all that is below. Equal scores go to the one that appeared first.
         """
+        assert pool is self._pool
         eligible = [entry for key, entry in self._members.items() if key not in excluding]
         narrow = [entry for entry in eligible if entry[0].children <= 1]
-        pool = narrow or eligible
-        if not pool:
+        left = narrow or eligible
+        if not left:
             return None
         scores = utilities(
-            [prefix.last_access for prefix, _ in pool],
-            [efficiency for _, efficiency in pool],
+            [prefix.last_access for prefix, _ in left],
+            [efficiency for _, efficiency in left],
             now,
             eff_weight,
         )
-        best = min(range(len(pool)), key=lambda i: (scores[i], pool[i][0].order))
-        return pool[best][0]
+        best = min(range(len(left)), key=lambda i: (scores[i], left[i][0].order))
+        return left[best][0]
 
     def _check(self) -> None:
         for key, (prefix, efficiency) in self._members.items():

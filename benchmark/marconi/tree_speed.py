@@ -7,11 +7,22 @@ that a session is put, turn by turn, whose last prompt has the length of the row
 
 - *match*: the lookup of the last prompt, of which all but the last turn is cached;
 - *insert*: caching that prompt, its state and its last turn's KV;
-- *state*: a call that evicts one state;
+- *state*: a call that evicts one state, whatever the policy takes for it;
 - *KV leaf*: a call that evicts one KV leaf.
 
-Figures are medians of CPU time; in brackets the ratio to stock's Rust core and to its Python core.
-The caches take turns within every repeat, and each is built once a size.
+Under *state* LRU takes states that lie inside a path, and policies 2 and 3 mostly leaves, whose KV
+goes too: that is more work in SGLang's own code. Two rows more are like for like:
+
+- *inner state*: conversations end with a turn of 256 tokens, so that under every policy a state
+  inside a path goes, and its KV stays;
+- *leaf's state*: conversations and sessions of one turn, so that every victim is a leaf that goes
+  whole.
+
+Each cache evicts right after its own two sessions, so that all find their caches equally cold. All
+that is timed ran ``--warm-up`` times before, on sessions of the first length, as the interpreter
+takes some calls to specialise its code. Figures are medians of CPU time; in brackets the ratio to
+stock's Rust core and to its Python core. The caches take turns within every repeat, and each is
+built once a size and kind of conversation.
 """
 
 from __future__ import annotations
@@ -46,8 +57,21 @@ VARIANTS: dict[str, dict[str, object]] = {
     "3-python": {"policy": 3},
 }
 TITLES = {"rust": "stock, Rust core", "python": "stock, Python core"}
-EVICTIONS = {"state": EvictParams(num_tokens=0, mamba_num=1), "KV leaf": EvictParams(num_tokens=1)}
+ONE_STATE, ONE_LEAF = EvictParams(num_tokens=0, mamba_num=1), EvictParams(num_tokens=1)
+EVICTIONS = {
+    "state": ONE_STATE,
+    "inner state": ONE_STATE,
+    "leaf's state": ONE_STATE,
+    "KV leaf": ONE_LEAF,
+}
 OPERATIONS = ("match", "insert", *EVICTIONS)
+
+#: Tokens of each turn of the conversations that a cache is filled with, and what is timed there.
+FILLINGS: dict[tuple[int, ...], tuple[str, ...]] = {
+    (TURN_TOKENS,) * TURNS: ("match", "insert", "state", "KV leaf"),
+    (TURN_TOKENS,) * (TURNS - 1) + (4 * TURN_TOKENS,): ("inner state",),
+    (TURN_TOKENS,): ("leaf's state",),
+}
 
 #: Tokens of a prompt and the turns that it came in.
 PROMPT_TURNS = {2048: 4, 32768: 16}
@@ -65,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--caches", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--warm-up", type=int, default=20, help="repeats before, not timed")
     options = parser.parse_args(argv)
     for tokens in options.prompts:
         if tokens <= 0 or tokens % (turns(tokens) * TURN_TOKENS):
@@ -77,9 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("|---|---" + "|---" * len(options.caches) + "|")
     with server_context(chunk=TURN_TOKENS):
         for nodes in options.nodes:
-            times = measure(
-                nodes, options.prompts, options.operations, options.caches, options.repeats
-            )
+            times: Times = {}
+            for filling, timed_there in FILLINGS.items():
+                operations = [name for name in timed_there if name in options.operations]
+                if operations:
+                    measure(times, filled_caches(nodes, filling, options), operations, options)
             for line in rows(nodes, times):
                 print(line, flush=True)
 
@@ -94,32 +121,42 @@ def title(variant: str) -> str:
     return TITLES.get(variant, f"policy {policy}" + f", {core.title()} core" * bool(core))
 
 
+def filled_caches(
+    nodes: int, filling: Sequence[int], options: argparse.Namespace
+) -> dict[str, Filled]:
+    spare_tokens = options.warm_up * options.prompts[0]
+    spare_tokens += options.repeats * sum(options.prompts)
+    return {name: Filled(nodes, filling, spare_tokens, VARIANTS[name]) for name in options.caches}
+
+
 def measure(
-    nodes: int,
-    prompts: Sequence[int],
+    times: Times,
+    caches: dict[str, Filled],
     operations: Sequence[str],
-    variants: Sequence[str],
-    repeats: int,
-) -> Times:
-    sessions = sum(prompts) if {"match", "insert"} & set(operations) else 0
-    caches = {name: Filled(nodes, repeats * sessions, VARIANTS[name]) for name in variants}
+    options: argparse.Namespace,
+) -> None:
+    """Add to ``times`` what each operation takes in each cache."""
     # A server's collector does not look at what has lived for long at every turn either.
     gc.collect()
     gc.freeze()
-    times: Times = {}
     rng = random.Random(1)
-    for _ in range(repeats):
-        for tokens in prompts if sessions else ():
-            for name in rng.sample(list(caches), len(caches)):
-                for operation, taken in caches[name].session(tokens).items():
+    evictions = [name for name in EVICTIONS if name in operations]
+    for _ in range(options.warm_up):
+        for filled in caches.values():
+            filled.session(options.prompts[0])
+            for operation in evictions:
+                filled.cache.cache.evict(EVICTIONS[operation])
+    for _ in range(options.repeats):
+        for name in rng.sample(list(caches), len(caches)):
+            filled = caches[name]
+            for tokens in options.prompts:
+                for operation, taken in filled.session(tokens).items():
                     if operation in operations:
                         record(times, operation, tokens, name, taken)
-        for operation in [name for name in EVICTIONS if name in operations]:
-            for name in rng.sample(list(caches), len(caches)):
-                cache = caches[name].cache.cache
-                record(times, operation, 0, name, timed(cache.evict, EVICTIONS[operation])[0])
+            for operation in evictions:
+                taken, _ = timed(filled.cache.cache.evict, EVICTIONS[operation])
+                record(times, operation, 0, name, taken)
     gc.unfreeze()
-    return times
 
 
 def record(times: Times, operation: str, tokens: int, name: str, taken: float) -> None:
@@ -132,7 +169,8 @@ def rows(nodes: int, times: Times) -> Iterator[str]:
         medians = {
             name: statistics.median(values) for name, values in times[operation, tokens].items()
         }
-        what = f"evict one {operation}" if operation in EVICTIONS else f"{operation} {tokens:,}"
+        article = "a" if operation == "leaf's state" else "one"
+        what = f"evict {article} {operation}" if tokens == 0 else f"{operation} {tokens:,}"
         cells = " | ".join(cell(name, medians) for name in VARIANTS if name in medians)
         yield f"| {nodes:,} | {what} | {cells} |"
 
@@ -152,46 +190,55 @@ def timed(call: Callable[..., Any], *arguments: object) -> tuple[float, Any]:
 
 
 class Filled:
-    """A cache with ``nodes`` states in its tree, and room for ``spare_tokens`` tokens more."""
+    """A cache with ``nodes`` states in its tree, and room for ``spare_tokens`` tokens more.
 
-    def __init__(self, nodes: int, spare_tokens: int, arguments: dict[str, object]) -> None:
-        conversations = -(-nodes // TURNS)
-        tokens = conversations * TURNS * TURN_TOKENS
+    Args:
+        filling: tokens of each turn of a conversation.
+    """
+
+    def __init__(
+        self, nodes: int, filling: Sequence[int], spare_tokens: int, arguments: dict[str, object]
+    ) -> None:
+        ends = list(itertools.accumulate(filling))
+        whole, rest = divmod(nodes, len(filling))
+        tokens = whole * ends[-1] + (ends[rest - 1] if rest else 0)
         spare_states = spare_tokens // TURN_TOKENS
         self.cache = CpuCache(
             kv_tokens=tokens + spare_tokens,
             state_slots=nodes + spare_states,
             **arguments,  # type: ignore[arg-type]
         )
+        self._in_turns = len(filling) > 1
         self._fresh = itertools.count(1)
         # A full server's pools have few free slots, and what they do takes time by their number.
         slots = self.cache.alloc_kv(tokens + spare_tokens)
         states = self.cache.alloc_state(nodes + spare_states)
         assert slots is not None and states is not None
         self._slots, self._states = slots[tokens:], states[nodes:]
-        length = TURNS * TURN_TOKENS
-        for start, at in zip(range(0, tokens, length), range(0, nodes, TURNS), strict=True):
-            prompt = self._prompt(length)
-            for turn in range(min(TURNS, nodes - at)):
-                end = (turn + 1) * TURN_TOKENS
-                self.cache.cache.insert(
-                    InsertParams(
-                        key=RadixKey(prompt[:end]),
-                        value=slots[start : start + end],
-                        mamba_value=states[at + turn : at + turn + 1].clone(),
-                        prev_prefix_len=turn * TURN_TOKENS,
+        prompts = [self._prompt(ends[-1]) for _ in range(-(-nodes // len(ends)))]
+        # Turn by turn, so that LRU too finds the first ones inside paths.
+        for turn, end in enumerate(ends):
+            for place, prompt in enumerate(prompts):
+                at = place * len(ends) + turn
+                if at < nodes:
+                    self.cache.cache.insert(
+                        InsertParams(
+                            key=RadixKey(prompt[:end]),
+                            value=slots[place * ends[-1] :][:end],
+                            mamba_value=states[at : at + 1].clone(),
+                            prev_prefix_len=end - filling[turn],
+                        )
                     )
-                )
 
     def session(self, tokens: int) -> dict[str, float]:
         """Put a new session in; microseconds to match and to insert its last prompt."""
         prompt = self._prompt(tokens)
-        step = tokens // turns(tokens)
+        step = tokens // (turns(tokens) if self._in_turns else 1)
         for end in range(step, tokens, step):
             self._turn(prompt[:end])
         if isinstance(self.cache.cache, MambaRadixCache):
             # What the turns before left to be noted would have been long ago.
-            self.cache.cache.marconi_state()
+            self.cache.cache.view.refresh()
         return self._turn(prompt)
 
     def _turn(self, prompt: array[int]) -> dict[str, float]:

@@ -91,7 +91,7 @@ def ranked(values: list[float]) -> list[float]:
 
 
 def rank_scores(candidates, pool):
-    efficiency = ranked([flop_efficiency(SAVINGS, p, pool) for p in candidates])
+    efficiency = ranked([flop_efficiency(SAVINGS, p) for p in candidates])
     recency = ranked([p.last_access for p in candidates])
     return [a + 0.5 * b for a, b in zip(recency, efficiency, strict=True)]
 
@@ -213,7 +213,7 @@ def test_gdsf_by_its_definition(rounds):
             continue
 
         def worth(p, pool=pool):
-            return at_use[p.id][pool] + uses[p.id] * flop_efficiency(SAVINGS, p, pool)
+            return at_use[p.id][pool] + uses[p.id] * flop_efficiency(SAVINGS, p)
 
         best = min(candidates, key=lambda p: (worth(p), p.order))
         assert victim is best

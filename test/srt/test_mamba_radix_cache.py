@@ -12,6 +12,7 @@ from sglang.srt.mem_cache import mamba_radix_view
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix_core import python_core_reason
 from sglang.srt.mem_cache.marconi import policy as policies
+from sglang.srt.mem_cache.marconi.tuning.choices import Choice
 from tree_harness import (
     COST,
     FULL,
@@ -491,3 +492,41 @@ def test_a_walk_whose_backups_all_fail_offers_each_victim_once_and_ends(policy, 
     core.evict_device_end(component)
     assert len(offered) == len(set(offered)) == (2 if component is FULL else 4)
     harness.check()
+
+
+@on_both_cores
+def test_a_price_that_fails_when_a_request_lets_go_costs_no_later_decision():
+    harness = TreeHarness(2)
+    prices = harness.cache.policy._candidates
+    price, asked = prices._efficiency, []
+
+    def fails(prefix):
+        asked.append(prefix)
+        raise ValueError("no price")
+
+    prices._efficiency = fails
+    harness.insert(sequence(20, 1))
+    harness.insert(sequence(40, 1))
+    assert asked, "nothing was settled"
+    prices._efficiency = price
+    harness.cache.evict_mamba(1)
+    assert harness.cache.view_is_sound
+    assert not harness.cache.stats.fallbacks and not harness.cache.stats.errors
+    harness.check()
+
+
+@on_both_cores
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_policy_that_comes_and_goes_knows_the_whole_tree(number):
+    """Under LRU the view keeps no prefixes; the next policy is told of all that there are."""
+    harness = TreeHarness(1)
+    lru = harness.cache.choice
+    config = replace(lru.config, marconi_evict_policy=number, marconi_eff_weight=0.5)
+    for seed in range(6):
+        harness.cache.adopt(lru if seed % 2 else Choice(config))
+        harness.check()
+        known = len(harness.cache.view)
+        assert known == harness.cache.marconi_state()["cached_prefixes"]
+        random_life(harness, seed, 60)
+        assert not seed or known > 0
+    assert not harness.cache.stats.errors and not harness.cache.stats.fallbacks

@@ -18,7 +18,11 @@ from sglang.srt.mem_cache.marconi.utility import Utility, utilities
 ALPHAS = [0.0, 1e-300, 1e-9, 0.25, 0.5, 2.0, 1e9, 1e300]
 
 
-def make(id: int, last_access: int, children: int = 0) -> CachedPrefix:
+#: What an index can be asked about: one pool, both, or the memory that they share.
+POOLS: list[tuple[Pool | None, ...]] = [(Pool.STATE,), (Pool.KV,), tuple(Pool), (None,)]
+
+
+def make(id: int, last_access: int, children: int = 0, is_leaf: bool = True) -> CachedPrefix:
     return CachedPrefix(
         id=id,
         order=id,
@@ -28,20 +32,21 @@ def make(id: int, last_access: int, children: int = 0) -> CachedPrefix:
         reuse_from=0,
         children=children,
         has_state=True,
-        is_leaf=False,
+        is_leaf=is_leaf,
         state_locked=False,
         last_access=last_access,
     )
 
 
 class Both:
-    """The index and the scan, given the same candidates; each answer is compared."""
+    """The index and a scan a pool, given the same candidates; each answer is compared."""
 
-    def __init__(self) -> None:
+    def __init__(self, pools: tuple[Pool | None, ...] = (Pool.STATE,)) -> None:
+        self.pools = pools
         self.efficiencies: dict[int, float] = {}
         self.prefixes: dict[int, CachedPrefix] = {}
-        self.index = Candidates(Pool.STATE, self.efficiency)
-        self.scan = ScannedCandidates(Pool.STATE, self.efficiency)
+        self.index = Candidates(pools, self.efficiency)
+        self.scans = {pool: ScannedCandidates(pool, self.efficiency) for pool in pools}
 
     def efficiency(self, prefix: CachedPrefix) -> float:
         return self.efficiencies[prefix.id]
@@ -50,19 +55,32 @@ class Both:
         self.efficiencies[prefix.id] = efficiency
         self.prefixes[prefix.id] = prefix
         self.index.put(prefix)
-        self.scan.put(prefix)
+        for scan in self.scans.values():
+            scan.put(prefix)
 
     def discard(self, prefix: CachedPrefix) -> None:
         self.prefixes.pop(prefix.id, None)
         self.index.discard(prefix)
-        self.scan.discard(prefix)
+        for scan in self.scans.values():
+            scan.discard(prefix)
 
     def lowest(
-        self, now: int, alpha: float, excluding: frozenset[int] = frozenset()
+        self, now: int, alpha: float, excluding: frozenset[int] = frozenset(), turn: int = 0
     ) -> CachedPrefix | None:
-        victim = self.index.lowest(now, alpha, excluding)
-        assert victim is self.scan.lowest(now, alpha, excluding)
+        """Of the pool whose ``turn`` it is."""
+        pool = self.pools[turn % len(self.pools)]
+        victim = self.index.lowest(pool, now, alpha, excluding)
+        assert victim is self.scans[pool].lowest(pool, now, alpha, excluding)
         return victim
+
+    def check(self) -> None:
+        self.index._check()
+        members: set[int] = set()
+        for scan in self.scans.values():
+            scan._check()
+            members |= {prefix.id for prefix in scan}
+        assert {prefix.id for prefix in self.index} == members
+        assert len(self.index) == len(members)
 
 
 # A few values collide all the time; the others differ by less than rounding can tell, or by all.
@@ -74,11 +92,13 @@ EFFICIENCIES = st.one_of(
 
 
 class Histories(RuleBasedStateMachine):
-    """Random histories of one pool, as a tree would report them and as it never would."""
+    """Random histories of the pools, as a tree would report them and as it never would."""
 
-    @initialize(start=st.sampled_from([0, 10, 10**9, 2**53 - 3, 10**18]))
-    def begin(self, start: int) -> None:
-        self.both = Both()
+    @initialize(
+        start=st.sampled_from([0, 10, 10**9, 2**53 - 3, 10**18]), pools=st.sampled_from(POOLS)
+    )
+    def begin(self, start: int, pools: tuple[Pool | None, ...]) -> None:
+        self.both = Both(pools)
         self.now = start
         self.next_id = 0
 
@@ -95,11 +115,19 @@ class Histories(RuleBasedStateMachine):
         age=st.integers(-2, 60),
         same_tick=st.booleans(),
         children=st.sampled_from([0, 0, 0, 1, 2, 3]),
+        is_leaf=st.booleans(),
     )
-    def insert(self, efficiencies: list[float], age: int, same_tick: bool, children: int) -> None:
+    def insert(
+        self,
+        efficiencies: list[float],
+        age: int,
+        same_tick: bool,
+        children: int,
+        is_leaf: bool,
+    ) -> None:
         for i, efficiency in enumerate(efficiencies):
             stamp = max(self.now - age + (0 if same_tick else i % 7), 0)
-            self.both.put(make(self.next_id, stamp, children), efficiency)
+            self.both.put(make(self.next_id, stamp, children, is_leaf), efficiency)
             self.next_id += 1
 
     @rule(choice=st.integers(0, 10**6), efficiency=st.none() | EFFICIENCIES)
@@ -117,11 +145,22 @@ class Histories(RuleBasedStateMachine):
         efficiency=EFFICIENCIES,
         children=st.integers(0, 3),
         locked=st.sampled_from([False, False, True]),
+        has_state=st.booleans(),
+        is_leaf=st.booleans(),
     )
-    def change(self, choice: int, efficiency: float, children: int, locked: bool) -> None:
+    def change(
+        self,
+        choice: int,
+        efficiency: float,
+        children: int,
+        locked: bool,
+        has_state: bool,
+        is_leaf: bool,
+    ) -> None:
         prefix = self.pick(choice)
         if prefix is not None:
             prefix.children, prefix.state_locked = children, locked
+            prefix.has_state, prefix.is_leaf = has_state, is_leaf
             self.both.put(prefix, efficiency)
 
     @rule(choice=st.integers(0, 10**6))
@@ -133,20 +172,22 @@ class Histories(RuleBasedStateMachine):
 
     @rule(alpha=st.sampled_from(ALPHAS), victims=st.integers(1, 30))
     def evict(self, alpha: float, victims: int) -> None:
-        for _ in range(victims):
-            victim = self.both.lowest(self.now, alpha)
-            if victim is None:
-                return
-            self.both.discard(victim)
+        for turn in range(victims):
+            victim = self.both.lowest(self.now, alpha, turn=turn)
+            if victim is not None:
+                self.both.discard(victim)
 
     @rule(
         alpha=st.sampled_from(ALPHAS),
         excluding=st.frozensets(st.integers(0, 60), max_size=12),
         more=st.integers(0, 5),
+        turn=st.integers(0, 1),
     )
-    def walk_past_survivors(self, alpha: float, excluding: frozenset[int], more: int) -> None:
+    def walk_past_survivors(
+        self, alpha: float, excluding: frozenset[int], more: int, turn: int
+    ) -> None:
         for _ in range(more + 1):
-            victim = self.both.lowest(self.now, alpha, excluding)
+            victim = self.both.lowest(self.now, alpha, excluding, turn)
             if victim is None:
                 return
             excluding |= {victim.id}
@@ -154,10 +195,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def is_sound(self) -> None:
         if hasattr(self, "both"):
-            self.both.index._check()
-            self.both.scan._check()
-            assert {p.id for p in self.both.index} == {p.id for p in self.both.scan}
-            assert len(self.both.index) == len(self.both.scan)
+            self.both.check()
 
 
 Histories.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
@@ -165,28 +203,36 @@ TestHistories = Histories.TestCase
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0, 1e9])
+@pytest.mark.parametrize("pools", POOLS)
 @pytest.mark.parametrize("stamps,values", [(3000, 10**6), (3000, 3), (5, 10**6), (1, 2), (40, 1)])
-def test_a_large_pool_leaves_in_the_order_of_the_scan(alpha, stamps, values):
+def test_a_large_pool_leaves_in_the_order_of_the_scan(alpha, pools, stamps, values):
     """Several levels deep, down to the last one; thin nodes join on the way."""
     rng = random.Random(stamps * values)
-    both = Both()
+    both = Both(pools)
     for id in range(FANOUT * 30):
         children = 2 if id % 50 == 0 else 0
-        both.put(make(id, rng.randrange(stamps), children), float(rng.randrange(values)))
+        both.put(
+            make(id, rng.randrange(stamps), children, rng.random() < 0.5),
+            float(rng.randrange(values)),
+        )
     both.index._check()
     now = stamps + 1
     for step in range(FANOUT * 30):
         if step % 3 == 0:
             hit = rng.choice(list(both.prefixes.values()))
-            hit.last_access = now
+            hit.last_access, hit.is_leaf = now, not hit.is_leaf
             both.put(hit, both.efficiencies[hit.id])
         if step % 2 == 0:
             now += 1
-        victim = both.lowest(now, alpha)
-        both.discard(victim)
+        victim = both.lowest(now, alpha, turn=step)
+        if victim is not None:
+            both.discard(victim)
         if step % 40 == 0:
             both.index._check()
-    assert both.lowest(now, alpha) is None
+    for turn in range(len(pools)):
+        while (victim := both.lowest(now, alpha, turn=turn)) is not None:
+            both.discard(victim)
+    assert len(both.index) == 0
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1e9])
@@ -222,20 +268,21 @@ def test_scores_of_many_are_those_of_each(entries, alpha, now, later):
     assert utility.scores(stamps, efficiencies) == list(map(utility.score, stamps, efficiencies))
 
 
-def test_a_tie_that_only_rounding_makes_goes_to_the_lower_order():
-    """A dominated candidate, in another corner of the tree, with the very score of the lowest."""
-    both = Both()
+@pytest.mark.parametrize("pools", [(Pool.STATE,), tuple(Pool)])
+def test_a_tie_that_only_rounding_makes_goes_to_the_lower_order(pools):
+    """A dominated candidate, in another corner of a tree, with the very score of the lowest."""
+    both = Both(pools)
     now = 2 * 10**10
     # Beside 0.5 of efficiency, what a tick more or less is worth at this age is rounded away.
     for id in range(FANOUT * 4):
-        both.put(make(id, 10**10 - id), 1.0)
+        both.put(make(id, 10**10 - id, is_leaf=id % 2 == 0), 1.0)
     both.put(make(10**6, now - 1), 2.0)
     both.put(make(10**6 + 1, now - 1), 0.0)
     scores = utilities(
         [10**10, 10**10 - 90, now - 1, now - 1], [1.0, 1.0, 2.0, 0.0], now, eff_weight=0.5
     )
     assert scores[0] == scores[1] == 0.25
-    assert both.lowest(now, 0.5).id == 0
+    assert both.lowest(now, 0.5, turn=pools.index(Pool.STATE)).id == 0
 
 
 def test_what_is_excluded_comes_back_and_changes_meanwhile():
@@ -254,7 +301,7 @@ def test_what_is_excluded_comes_back_and_changes_meanwhile():
 
 @pytest.mark.parametrize("efficiency", [float("inf"), float("nan")])
 def test_what_is_saved_must_be_finite(efficiency):
-    candidates = Candidates(Pool.STATE, lambda prefix: efficiency)
+    candidates = Candidates((Pool.STATE,), lambda prefix: efficiency)
     with pytest.raises(ValueError, match=r"prefix 3 saves (inf|nan) FLOPs per byte"):
         candidates.put(make(3, 1))
     assert len(candidates) == 0

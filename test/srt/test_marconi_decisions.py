@@ -91,21 +91,21 @@ def test_surviving_savings_count_from_the_state_above_and_the_memory_really_free
     savings = SurvivingSavings(Linear())
     leaf = prefix(1, depth=20, segment_from=15, exclusive_from=12, reuse_from=8)
     assert savings.flops_saved(leaf) == Linear().flops(8, 20)
-    assert savings.bytes_freed(leaf, Pool.STATE) == 10 + 8
+    assert savings.bytes_freed(leaf) == 10 + 8
     inner = prefix(1, depth=20, reuse_from=8, is_leaf=False, children=1)
-    assert savings.bytes_freed(inner, Pool.STATE) == 10
+    assert savings.bytes_freed(inner) == 10
     useless = prefix(1, has_state=False)
     assert savings.flops_saved(useless) == 0
-    assert flop_efficiency(savings, useless, Pool.KV) == 0
+    assert flop_efficiency(savings, useless) == 0
     nothing = prefix(1, has_state=False, is_leaf=False)
-    assert flop_efficiency(savings, nothing, Pool.KV) == 0, "no division by nothing freed"
+    assert flop_efficiency(savings, nothing) == 0, "no division by nothing freed"
 
 
 def test_parent_savings_count_from_the_parent_and_whole_path_memory():
     savings = ParentSavings(Linear())
     leaf = prefix(1, depth=20, segment_from=15, exclusive_from=12, reuse_from=8)
     assert savings.flops_saved(leaf) == Linear().flops(15, 20)
-    assert savings.bytes_freed(leaf, Pool.KV) == 10 + 20
+    assert savings.bytes_freed(leaf) == 10 + 20
 
 
 # -- candidates
@@ -119,7 +119,7 @@ def brute_force(prefixes, pool, now, alpha, excluding):
         return None
     savings = SurvivingSavings(Linear())
     rec = [1 / (now - p.last_access) for p in allowed]
-    eff = [savings.flops_saved(p) / (savings.bytes_freed(p, pool) or math.inf) for p in allowed]
+    eff = [savings.flops_saved(p) / (savings.bytes_freed(p) or math.inf) for p in allowed]
 
     def scaled(values, i):
         return (
@@ -179,12 +179,12 @@ def test_policy_evicts_in_the_order_of_brute_force(fields, alpha, pool):
 @given(PREFIXES, st.sets(st.integers(0, 13)))
 def test_excluded_candidates_are_passed_over(fields, excluding):
     candidates = ScannedCandidates(
-        Pool.STATE, lambda p: flop_efficiency(SurvivingSavings(Linear()), p, Pool.STATE)
+        Pool.STATE, lambda p: flop_efficiency(SurvivingSavings(Linear()), p)
     )
     prefixes = [prefix(i, **changes) for i, changes in enumerate(fields)]
     for p in prefixes:
         candidates.put(p)
-    assert candidates.lowest(20, 1.0, excluding) is brute_force(
+    assert candidates.lowest(Pool.STATE, 20, 1.0, excluding) is brute_force(
         prefixes, Pool.STATE, 20, 1.0, excluding
     )
 

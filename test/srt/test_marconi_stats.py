@@ -6,7 +6,7 @@ import json
 
 from prometheus_client import CollectorRegistry
 from sglang.srt.mem_cache.marconi.metrics import PrometheusExporter
-from sglang.srt.mem_cache.marconi.stats import Lookup, MarconiStats, VictimKind
+from sglang.srt.mem_cache.marconi.stats import MOST_PENDING, Lookup, MarconiStats, VictimKind
 
 
 def evict_leaf(stats: MarconiStats, node_id: int) -> None:
@@ -75,3 +75,13 @@ def test_the_digest_tells_victims_and_their_order_apart():
         digests.add(stats.victim_digest)
     assert len(digests) == 3
     assert filled().victim_digest == filled().victim_digest
+
+
+def test_victims_add_up_alike_however_often_somebody_asks():
+    asked, unasked = MarconiStats(), MarconiStats()
+    for node_id in range(3 * MOST_PENDING + 1):
+        for stats in (asked, unasked):
+            evict_leaf(stats, node_id)
+        assert asked.victims == {("kv", "leaf_kv_only"): node_id + 1}
+        assert asked.kv_tokens_evicted == asked.bytes_evicted == 5 * (node_id + 1)
+    assert asked.as_dict() == unasked.as_dict()

@@ -35,7 +35,7 @@ class GdsfPolicy(KeyedPolicy):
         self._clock_at_use: dict[int, dict[Pool, float]] = {}
 
     def key(self, prefix: CachedPrefix, pool: Pool) -> Key:
-        efficiency = flop_efficiency(self._savings, prefix, pool)
+        efficiency = flop_efficiency(self._savings, prefix)
         return (self._clock_at_use[prefix.id][pool] + self._uses[prefix.id] * efficiency,)
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:

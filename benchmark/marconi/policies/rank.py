@@ -25,7 +25,7 @@ class RankPolicy(ScoredPolicy):
         self._savings, self._eff_weight = savings, eff_weight
 
     def values(self, prefix: CachedPrefix, pool: Pool) -> tuple[float, ...]:
-        return prefix.last_access, flop_efficiency(self._savings, prefix, pool)
+        return prefix.last_access, flop_efficiency(self._savings, prefix)
 
     def scores(self, values: Floats, now: int) -> Floats:
         last_access, efficiency = values

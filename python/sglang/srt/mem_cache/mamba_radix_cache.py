@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
@@ -185,6 +186,13 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def end_walk(self) -> None:
         if self._shared.walk is None:
             self.end_shortage()
+
+    def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
+        result = super().dec_lock_ref(node_id, params, skip_swa)
+        # What fails stays marked, for a decision to meet again, fall back to LRU and count.
+        with suppress(Exception):
+            self.view.request_let_go()
+        return result
 
     # -- lookups
 

@@ -74,7 +74,7 @@ class MambaRadixLookups:
         deepest_state, lost = self._deepest_lost_state(last, hit)
         deepest_kv = kv_alive
         state_kv_alive = True
-        if len(self._ghosts) and kv_alive < len(key) and self._may_lead_on(key, kv_alive):
+        if kv_alive < len(key) and len(self._ghosts) and self._may_lead_on(key, kv_alive):
             alive = self._digest(last, key)
             if alive.length == kv_alive:
                 ghost = self._ghosts.look_up(alive, self._reader().tokens_of(key)[kv_alive:])
@@ -104,8 +104,9 @@ class MambaRadixLookups:
 
     def _may_lead_on(self, key: Any, kv_alive: int) -> bool:
         number = kv_alive // BLOCK_TOKENS
-        block = key[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS]
-        return self._ghosts.may_lead_on(number, self._reader().tokens_of(block))
+        tokens = self._reader().tokens_of(key)
+        block = tokens[number * BLOCK_TOKENS : min((number + 1) * BLOCK_TOKENS, len(key))]
+        return self._ghosts.may_lead_on(number, block)
 
     def _deepest_lost_state(self, node: Any, hit: int) -> tuple[int, int | None]:
         """The deepest evicted state on the path to ``node``.
@@ -124,6 +125,9 @@ class MambaRadixLookups:
 
     def _digest(self, node: Any, key: Any) -> PrefixDigest:
         """Of the path from the root to the end of ``node``, in the namespace of ``key``."""
+        known = self._digests.get(node.id)
+        if known is not None:
+            return known
         chain = []
         while node.parent is not None and node.id not in self._digests:
             chain.append(node)

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
 
 FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
-_POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
 _STATE_ONLY = [int(FULL)]
+
+
+def _pool_of(component_type: ComponentType) -> Pool:
+    return Pool.KV if component_type is FULL else Pool.STATE
 
 
 def _evicting_all_excess(**options: Any) -> Any:
@@ -106,8 +109,10 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         return self._noting_insert(super().begin_insert(params))
 
     def _begin(self) -> None:
-        self.cache.view.tick()
-        self.cache.report(self.cache.view.catch_up)
+        view = self.cache.view
+        view.tick()
+        if view.is_behind:
+            self.cache.report(view.catch_up)
 
     def resume_insert(self) -> Any:
         return self._noting_insert(super().resume_insert())
@@ -127,7 +132,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self._leaves.matched(node, learnt)
         if node.state is not None:
             self.mirror.use_state(node)
-            self.cache.report(self.cache.state_consumed, node)
+            self.cache.state_consumed(node)
 
     def _noting_insert(self, step: Any) -> Any:
         if step.result is not None:
@@ -147,7 +152,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self.mirror.put_state(node, int(params.mamba_value))
         else:
             self.mirror.use_state(node)
-        self.cache.report(self.cache.state_created, node)
+        self.cache.state_created(node)
 
     def _learn(self, node_id: int, key: Any) -> Learnt:
         """Take note of new nodes on the path to one at which a walk along ``key`` ended."""
@@ -156,51 +161,57 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         (path,) = self._binding.collect_path_info([node_id])
         whole = Segment(key.raw_token_ids(), RustMirror.namespace_of(key))
         learnt = self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
-        report, view = self.cache.report, self.cache.view
-        for fresh, lower in learnt:
-            if lower is not None:
-                report(self.cache.split, fresh, lower)
-            for node in (fresh, lower or fresh.parent):
-                assert node is not None
-                self._leaves.changed(node)
-                report(view.leaf_sets_updated, node)
+        self.cache.report(self._learnt, learnt)
         return learnt
+
+    def _learnt(self, learnt: Learnt) -> None:
+        updated = self.cache.view.leaf_sets_updated
+        for fresh, lower in learnt:
+            beside = lower or fresh.parent
+            assert beside is not None
+            self._leaves.changed(fresh)
+            self._leaves.changed(beside)
+            if lower is not None:
+                self.cache.split(fresh, lower)
+            updated(fresh)
+            updated(beside)
 
     # -- locks
 
     def inc_lock_ref(self, node_id: int, skip_lock_components: Sequence[Any] = ()) -> Any:
         result = super().inc_lock_ref(node_id, skip_lock_components)
-        self._locked(node_id, FULL not in skip_lock_components, MAMBA not in skip_lock_components)
+        kv, state = FULL not in skip_lock_components, MAMBA not in skip_lock_components
+        self.cache.report(self._locked, node_id, kv, state)
         return result
 
     def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
         result = super().dec_lock_ref(node_id, params, skip_swa)
         skipped = params.skipped_lock_components
-        self._locked(node_id, -(FULL not in skipped), -(MAMBA not in skipped))
+        self.cache.report(self._locked, node_id, -(FULL not in skipped), -(MAMBA not in skipped))
         return result
 
     def inc_full_pin(self, node_id: int) -> None:
         super().inc_full_pin(node_id)
-        self._locked(node_id, 1, 0)
+        self.cache.report(self._locked, node_id, 1, 0)
 
     def dec_full_pin(self, node_id: int) -> None:
         super().dec_full_pin(node_id)
-        self._locked(node_id, -1, 0)
+        self.cache.report(self._locked, node_id, -1, 0)
 
     def _locked(self, node_id: int, kv: int, state: int) -> None:
         node = self.mirror.find(node_id)
         if node is not None:
             node.kv_locks += kv
             node.state_locks += state
-            self.cache.report(self._leaves.changed, node)
-            self.cache.report(self.cache.view.changed, node)
+            self._leaves.changed(node)
+            self.cache.view.changed(node)
 
     # -- eviction
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
         self.cache.eviction_starts()
         self._wanted = request_cnt
-        self._chooses = self.cache.begin_walk(_POOLS[component_type])
+        self._chooses = self.cache.begin_walk(_pool_of(component_type))
         self._lru_walk = None
         if self._chooses:
             if component_type is FULL:
@@ -219,7 +230,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             return result
         if tracker[component_type] >= self._wanted:
             return EvictDeviceNextNodeResult()
-        pool = _POOLS[component_type]
+        pool = _pool_of(component_type)
         try:
             node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
         except Exception as error:
@@ -241,16 +252,21 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
         node = self.mirror.find(node_id)
         if node is not None:
-            self.cache.report(self.cache.kv_leaves, node)
-            self.cache.report(self.cache.view.state_came_or_went, node)
-            self.cache.report(self.cache.prefix_deleted, node)
+            self.cache.report(self._leaf_leaves, node)
         result = super().evict_device_leaf(node_id, is_write_back)
         if node is not None:
-            self.cache.report(self.mirror.remove, node)
-            self.cache.report(self._leaves.removed, node)
-            self.cache.report(self.cache.view.removed, node)
-            self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
+            self.cache.report(self._leaf_left, node)
         return result
+
+    def _leaf_leaves(self, node: MirrorNode) -> None:
+        self.cache.kv_leaves(node)
+        self.cache.prefix_deleted(node)
+
+    def _leaf_left(self, node: MirrorNode) -> None:
+        self.mirror.remove(node)
+        self._leaves.removed(node)
+        self.cache.view.removed(node)
+        self.cache.view.leaf_sets_updated(node.parent)
 
     def _evict_state(self, node: MirrorNode) -> Any:
         """Evict the unlocked state of a node that is no evictable leaf."""
@@ -258,7 +274,11 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             with self._holding(self._used_before(node)):
                 return self._evict_least_recent(MAMBA)
         (below,) = node.children.values()
-        with self._holding(self._excess_above(node)):
+        above = self._excess_above(node)
+        if above:
+            with self._holding(above):
+                freed = self._binding.evict_excess_path_states(below.id)
+        else:
             freed = self._binding.evict_excess_path_states(below.id)
         states = freed.new_device_frees.get(int(MAMBA), [])
         if not states:
@@ -288,7 +308,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         node = self.mirror.state_owner(state)
         self.cache.report(self.cache.state_leaves, node)
         self.mirror.drop_state(node)
-        self.cache.report(self.cache.view.state_came_or_went, node)
+        self.cache.view.state_came_or_went(node)
 
     @contextmanager
     def _holding(self, nodes: Iterable[MirrorNode]) -> Iterator[None]:
@@ -313,13 +333,15 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             yield other
 
     @staticmethod
-    def _excess_above(node: MirrorNode) -> Iterator[MirrorNode]:
+    def _excess_above(node: MirrorNode) -> list[MirrorNode]:
         """Nodes above whose states the core would take for excess."""
+        found = []
         above = node.parent
         while above is not None and above.parent is not None:
-            if above.state is not None and len(above.children) == 1:
-                yield above
+            if above.state is not None and len(above.children) == 1 and not above.state_locks:
+                found.append(above)
             above = above.parent
+        return found
 
     # -- what this core does not do
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, orders_shared_memory
@@ -21,7 +21,7 @@ class MambaRadixView:
     Tree events only mark nodes; :meth:`refresh` brings the marked ones up to date and tells the
     policy, before each decision. An event costs O(1), except that a state that comes or goes, and
     a fork that opens or closes, mark the nodes below it down to the next states: their surviving
-    ancestor changed.
+    ancestor changed. A policy that orders no pool is told nothing until another replaces it.
 
     The clock counts tree operations (matches, inserts, eviction walks) and is the same on every
     tensor-parallel rank, because all ranks perform the same operations in the same order.
@@ -29,6 +29,7 @@ class MambaRadixView:
 
     def __init__(self, policy: EvictionPolicy) -> None:
         self.policy = policy
+        self._observed = bool(policy.pools)
         self.now = 0
         self._tree: TreeReader | None = None
         self._prefixes: dict[int, CachedPrefix] = {}
@@ -39,8 +40,14 @@ class MambaRadixView:
         self._next_order = 0
 
     def __len__(self) -> int:
-        """Prefixes that hold a state or are evictable leaves, as of the last refresh."""
-        return len(self._prefixes)
+        """Prefixes that hold a state or are evictable leaves, as of the last refresh.
+
+        Under a policy that orders no pool they are counted, in O(nodes).
+        """
+        if self._observed or self._tree is None:
+            return len(self._prefixes)
+        tree = self._tree
+        return sum(tree.holds_state(node) or tree.is_evictable_leaf(node) for node in self._nodes())
 
     # -- life cycle
 
@@ -61,11 +68,24 @@ class MambaRadixView:
             table.clear()
 
     def replace_policy(self, policy: EvictionPolicy) -> None:
-        """Put another policy in force, which learns of all prefixes in their old order."""
+        """Put another policy in force, which learns of all prefixes in their old order.
+
+        Those that no policy was told of come last, by the ids of their nodes.
+        """
         self.refresh()
         self.policy = policy
-        for prefix in self._prefixes.values():
-            policy.on_insert(prefix, self.now)
+        was_observed, self._observed = self._observed, bool(policy.pools)
+        if was_observed and self._observed:
+            for prefix in self._prefixes.values():
+                policy.on_insert(prefix, self.now)
+        elif self._observed:
+            last = self._next_order
+            orders = {id: prefix.order for id, prefix in self._prefixes.items()}
+            self._prefixes.clear()
+            for node in sorted(self._nodes(), key=lambda n: (orders.get(n.id, last), n.id)):
+                self._marked[node.id] = node
+                self._child_counts[node.id] = len(node.children)
+            self.refresh()
 
     def tick(self) -> int:
         """Advance the logical clock by one operation."""
@@ -76,17 +96,18 @@ class MambaRadixView:
 
     def changed(self, node: Any) -> None:
         """Children, locks, leaf-ness or data of ``node`` may have changed."""
-        if node.parent is not None:
+        if self._observed and node.parent is not None:
             self._marked[node.id] = node
 
     def state_came_or_went(self, node: Any) -> None:
-        self.changed(node)
-        self._mark_down_to_states(node)
+        if self._observed:
+            self.changed(node)
+            self._mark_down_to_states(node)
 
     def leaf_sets_updated(self, node: Any) -> None:
         """The core looked again at whether ``node`` is an evictable leaf."""
         assert self._tree is not None
-        if node.parent is None:
+        if node.parent is None or not self._observed:
             return
         children = len(node.children)
         before = self._child_counts.get(node.id, 0)
@@ -131,6 +152,9 @@ class MambaRadixView:
 
     def depth(self, node: Any) -> int:
         """Tokens from the root to the end of ``node``; O(1) once known, for splits keep it."""
+        known = self._depths.get(node.id)
+        if known is not None:
+            return known
         chain = []
         while node.parent is not None and node.id not in self._depths:
             chain.append(node)
@@ -147,19 +171,47 @@ class MambaRadixView:
         for node in marked.values():
             self._refresh_node(node)
 
+    def request_let_go(self) -> None:
+        """Settle what a request changed, not only when memory is short."""
+        if self._marked and getattr(self.policy, "is_timeless", False):
+            self._settle()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether :meth:`catch_up` has something to do."""
+        return len(self._marked) > MOST_MARKED
+
     def catch_up(self) -> None:
         """Bring a few up to date where many are marked, so that no decision meets them all.
 
         To be called between operations on the tree, while it is whole.
         """
-        if len(self._marked) > MOST_MARKED:
-            for _ in range(CAUGHT_UP):
-                self._refresh_node(self._marked.pop(next(iter(self._marked))))
+        if self.is_behind:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring a few up to date, the first that were marked."""
+        marked = self._marked
+        for _ in range(min(CAUGHT_UP, len(marked))):
+            node = next(iter(marked.values()))
+            self._refresh_node(node)
+            del marked[node.id]
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
-        known = self._prefixes.get(node.id)
+        known = self._prefixes.get(node.id) if self._observed else None
         return self._describe(node) if known is None or node.id in self._marked else known
+
+    def resumption(self, node: Any) -> tuple[int, int]:
+        """Tokens that the state of ``node`` saves from and up to; nothing without one."""
+        assert self._tree is not None
+        depth = self.depth(node)
+        if not self._tree.holds_state(node):
+            return depth, depth
+        above = node.parent
+        while above.parent is not None and not self._tree.state_survives(above):
+            above = above.parent
+        return self.depth(above), depth
 
     def victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none.
@@ -206,59 +258,82 @@ class MambaRadixView:
                 stack.extend(child.children.values())
 
     def _refresh_node(self, node: Any) -> None:
+        assert self._tree is not None
         known = self._prefixes.get(node.id)
-        fresh = self._describe(node)
-        if not (fresh.has_state or fresh.is_leaf):
+        has_state, is_leaf = self._tree.holds_state(node), self._tree.is_evictable_leaf(node)
+        if not (has_state or is_leaf):
             if known is not None:
                 del self._prefixes[node.id]
                 self.policy.on_remove(known)
             return
         if known is None:
+            fresh = self._describe(node)
             self._next_order += 1
             self._prefixes[node.id] = fresh
             self.policy.on_insert(fresh, self.now)
             return
-        fresh.order = known.order
-        for name in CachedPrefix.__slots__:
-            setattr(known, name, getattr(fresh, name))
+        known.segment_from, known.exclusive_from, known.reuse_from, known.reuse_id = (
+            self._surroundings(node)
+        )
+        known.children = len(node.children)
+        known.has_state, known.is_leaf = has_state, is_leaf
+        known.state_locked = self._tree.state_is_locked(node)
+        known.last_access = self._last_access.setdefault(node.id, self.now)
         self.policy.on_change(known)
 
     def _describe(self, node: Any) -> CachedPrefix:
-        assert self._tree is not None and node.parent is not None
-        survives = self._tree.state_survives
-        above = node.parent
-        while above.parent is not None and not survives(above) and len(above.children) <= 1:
-            above = above.parent
-        exclusive_from = self.depth(above)
-        while above.parent is not None and not survives(above):
-            above = above.parent
+        assert self._tree is not None
+        segment_from, exclusive_from, reuse_from, reuse_id = self._surroundings(node)
         known = self._prefixes.get(node.id)
         return CachedPrefix(
             id=node.id,
             order=self._next_order if known is None else known.order,
             depth=self.depth(node),
-            segment_from=self.depth(node.parent),
+            segment_from=segment_from,
             exclusive_from=exclusive_from,
-            reuse_from=self.depth(above),
+            reuse_from=reuse_from,
             children=len(node.children),
             has_state=self._tree.holds_state(node),
             is_leaf=self._tree.is_evictable_leaf(node),
             state_locked=self._tree.state_is_locked(node),
             last_access=self._last_access.setdefault(node.id, self.now),
-            reuse_id=None if above.parent is None else above.id,
+            reuse_id=reuse_id,
         )
+
+    def _surroundings(self, node: Any) -> tuple[int, int, int, int | None]:
+        """``segment_from``, ``exclusive_from``, ``reuse_from`` and ``reuse_id`` of ``node``."""
+        assert self._tree is not None and node.parent is not None
+        survives = self._tree.state_survives
+        above = node.parent
+        segment_from = self.depth(above)
+        if above.parent is None:
+            return segment_from, segment_from, segment_from, None
+        if survives(above):
+            return segment_from, segment_from, segment_from, above.id
+        while above.parent is not None and not survives(above) and len(above.children) <= 1:
+            above = above.parent
+        exclusive_from = self.depth(above)
+        while above.parent is not None and not survives(above):
+            above = above.parent
+        reuse_id = None if above.parent is None else above.id
+        return segment_from, exclusive_from, self.depth(above), reuse_id
+
+    def _nodes(self) -> Iterator[Any]:
+        """All nodes of the tree but the root."""
+        assert self._tree is not None
+        stack = list(self._tree.root_node.children.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
 
     def _check(self) -> None:
         """Compare with a description of the whole tree made from scratch; for tests."""
         assert self._tree is not None
         self.refresh()
-        reachable = {}
-        stack = list(self._tree.root_node.children.values())
-        while stack:
-            node = stack.pop()
-            reachable[node.id] = node
-            stack.extend(node.children.values())
+        reachable = {node.id: node for node in self._nodes()}
         assert set(self._prefixes) <= set(reachable), "a prefix outlived its node"
+        assert self._observed or not self._marked, "marks that nobody asks for"
         for node in reachable.values():
             depth, above = 0, node
             while above.parent is not None:
@@ -267,8 +342,9 @@ class MambaRadixView:
             assert self.depth(node) == depth, f"node {node.id}: depth"
             fresh = self._describe(node)
             known = self._prefixes.get(node.id)
-            assert (known is not None) == (fresh.has_state or fresh.is_leaf), f"node {node.id}"
-            if known is not None:
+            cached = fresh.has_state or fresh.is_leaf
+            assert not self._observed or (known is not None) == cached, f"node {node.id}"
+            if self._observed and known is not None:
                 for name in CachedPrefix.__slots__:
                     assert getattr(known, name) == getattr(fresh, name), f"node {node.id}: {name}"
         for table in (self._depths, self._last_access, self._child_counts):

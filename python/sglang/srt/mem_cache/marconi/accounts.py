@@ -111,19 +111,18 @@ class MarconiAccounts:
     def count_victim(self, node: Any, kind: VictimKind, *, kv_tokens: int) -> None:
         """``node`` is about to lose its state, its ``kv_tokens`` tokens of KV, or both."""
         cost = self.marconi.cost
-        prefix = self.view.prefix(node)
+        resumed, depth = self.view.resumption(node)
         freed = cost.kv_bytes_per_token * kv_tokens
         if kind is not VictimKind.LEAF_KV_ONLY:
             freed += cost.state_bytes
-        flops = cost.flops(prefix.reuse_from, prefix.depth) if prefix.has_state else 0.0
         self.stats.count_victim(
             self._short_of,
             kind,
             node_id=node.id,
-            depth=prefix.depth,
+            depth=depth,
             kv_tokens=kv_tokens,
             freed_bytes=freed,
-            flops=float(flops),
+            flops=float(cost.flops(resumed, depth)) if resumed < depth else 0.0,
         )
 
     # -- which pool is short

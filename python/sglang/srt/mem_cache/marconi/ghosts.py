@@ -11,7 +11,7 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 BLOCK_TOKENS = 64
 _TOKEN_BYTES = 8
@@ -19,8 +19,7 @@ _TOKEN_BYTES = 8
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixDigest:
+class PrefixDigest(NamedTuple):
     """A token sequence: the chain hash of its whole blocks and the tokens that fill no block.
 
     Attributes:
@@ -48,7 +47,7 @@ def extend(
         The longer digest, and of each block that ``tokens`` completed its own hash and the chain
         that ends with it.
     """
-    data = digest.tail + array("q", tokens).tobytes()
+    data = digest.tail + _as_bytes(tokens)
     chain = digest.chain
     links = []
     width = BLOCK_TOKENS * _TOKEN_BYTES
@@ -58,6 +57,12 @@ def extend(
         chain = hash((chain, own))
         links.append((own, chain))
     return PrefixDigest(chain, data[whole:], digest.length + len(tokens)), links
+
+
+def _as_bytes(tokens: Sequence[int]) -> bytes:
+    if isinstance(tokens, array) and tokens.typecode == "q":
+        return tokens.tobytes()
+    return array("q", tokens).tobytes()
 
 
 @dataclass(slots=True)
@@ -75,8 +80,7 @@ class _Block:
     state_tails: dict[bytes, int]
 
 
-@dataclass(frozen=True, slots=True)
-class GhostHit:
+class GhostHit(NamedTuple):
     """How far a sequence runs along evicted prefixes, in tokens from the root.
 
     Attributes:
@@ -142,7 +146,7 @@ class Ghosts:
             number: how many whole blocks come before.
             tokens: of that block.
         """
-        data = array("q", tokens).tobytes()
+        data = _as_bytes(tokens)
         return (
             hash(data) in self._evicted_blocks or (number, data[:_TOKEN_BYTES]) in self._tail_starts
         )
@@ -150,7 +154,7 @@ class Ghosts:
     def look_up(self, alive: PrefixDigest, tokens: Sequence[int]) -> GhostHit:
         """How far evicted prefixes lead from ``alive``, whose KV still lives, along ``tokens``."""
         width = BLOCK_TOKENS * _TOKEN_BYTES
-        data = alive.tail + array("q", tokens).tobytes()
+        data = alive.tail + _as_bytes(tokens)
         base = alive.length - len(alive.tail) // _TOKEN_BYTES
         chain, at = alive.chain, 0
         state_depth = kv_depth = state_owner = 0

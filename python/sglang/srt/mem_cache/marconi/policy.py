@@ -80,11 +80,17 @@ class LruPolicy:
 class MarconiPolicy:
     """Policy 2, the paper's (section 4.2): evict the lowest recency + alpha * FLOP efficiency.
 
+    Attributes:
+        is_timeless: its victims do not depend on when it is told of a change, so that an adapter
+            may tell it before a decision is due.
+
     Args:
         pools: whose victims it chooses.
         shared: both pools are one memory, as in the paper: whichever is short, the lowest score
             among states and leaves of KV goes.
     """
+
+    is_timeless = True
 
     def __init__(
         self,
@@ -97,11 +103,10 @@ class MarconiPolicy:
         self.pools = pools
         self.shared = shared
         self.eff_weight = eff_weight
-        self._candidates = {
-            pool: Candidates(None if shared else pool, partial(flop_efficiency, savings, pool=pool))
-            for pool in ((Pool.STATE,) if shared else Pool)
-            if pool in pools
-        }
+        self._candidates = Candidates(
+            [None] if shared else [pool for pool in Pool if pool in pools],
+            partial(flop_efficiency, savings),
+        )
         self._hit: dict[int, CachedPrefix] = {}
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
@@ -115,18 +120,19 @@ class MarconiPolicy:
 
     def on_change(self, prefix: CachedPrefix) -> None:
         self._hit.pop(prefix.id, None)
-        for candidates in self._candidates.values():
-            candidates.put(prefix)
+        self._candidates.put(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
         self._hit.pop(prefix.id, None)
-        for candidates in self._candidates.values():
-            candidates.discard(prefix)
+        self._candidates.discard(prefix)
 
     def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+        if pool not in self.pools:
+            return None
         self._settle()
-        candidates = self._candidates.get(Pool.STATE if self.shared else pool)
-        return None if candidates is None else candidates.lowest(now, self.eff_weight, excluding)
+        return self._candidates.lowest(
+            None if self.shared else pool, now, self.eff_weight, excluding
+        )
 
     def _settle(self) -> None:
         while self._hit:
@@ -134,8 +140,7 @@ class MarconiPolicy:
 
     def _check(self) -> None:
         self._settle()
-        for candidates in self._candidates.values():
-            candidates._check()
+        self._candidates._check()
 
 
 PolicyFactory = Callable[[MarconiConfig, Savings, bool], EvictionPolicy]

@@ -12,6 +12,9 @@ class Pool(Enum):
     KV = "kv"
     STATE = "state"
 
+    # Enum's own hashes the name, in Python.
+    __hash__ = object.__hash__
+
 
 @dataclass(slots=True, eq=False)
 class CachedPrefix:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
 
 
 class CostModel(Protocol):
@@ -34,8 +34,8 @@ class Savings(Protocol):
         """FLOPs that a request ending exactly here saves because this prefix is cached."""
         ...
 
-    def bytes_freed(self, prefix: CachedPrefix, pool: Pool) -> float:
-        """Bytes set against those FLOPs when ``pool`` is short."""
+    def bytes_freed(self, prefix: CachedPrefix) -> float:
+        """Bytes set against those FLOPs, whichever pool is short."""
         ...
 
 
@@ -54,7 +54,7 @@ class SurvivingSavings:
             return 0.0
         return float(self.cost.flops(prefix.reuse_from, prefix.depth))
 
-    def bytes_freed(self, prefix: CachedPrefix, pool: Pool) -> float:
+    def bytes_freed(self, prefix: CachedPrefix) -> float:
         freed = float(self.cost.state_bytes) if prefix.has_state else 0.0
         if prefix.is_leaf:
             freed += self.cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
@@ -76,7 +76,7 @@ class ParentSavings:
             return 0.0
         return float(self.cost.flops(prefix.segment_from, prefix.depth))
 
-    def bytes_freed(self, prefix: CachedPrefix, pool: Pool) -> float:
+    def bytes_freed(self, prefix: CachedPrefix) -> float:
         return self.cost.state_bytes + self.cost.kv_bytes_per_token * prefix.depth
 
 
@@ -86,7 +86,7 @@ SAVINGS: dict[str, Callable[[CostModel], Savings]] = {
 }
 
 
-def flop_efficiency(savings: Savings, prefix: CachedPrefix, pool: Pool) -> float:
+def flop_efficiency(savings: Savings, prefix: CachedPrefix) -> float:
     """FLOPs saved per byte (paper, section 4.2); 0 where evicting frees nothing."""
-    freed = savings.bytes_freed(prefix, pool)
+    freed = savings.bytes_freed(prefix)
     return savings.flops_saved(prefix) / freed if freed > 0 else 0.0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import isqrt
 
 from sglang.srt.mem_cache.marconi.stamp_tree import Key, StampTree
-from sglang.srt.mem_cache.marconi.utility import Utility, recency
+from sglang.srt.mem_cache.marconi.utility import Utility
 
 #: A staircase of more steps is searched block by block.
 LONG = 64
@@ -35,6 +35,9 @@ class Staircase:
         self._stamps: list[int] = []
         self._efficiencies: list[float] = []
         self._ids: list[int] = []
+        # Of all candidates; meaningless while there is none.
+        self._last_stamp = 0
+        self._highest = -math.inf
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -46,6 +49,13 @@ class Staircase:
     def add(self, key: Key, efficiency: float, id: int) -> None:
         """Enter a candidate whose key is not there yet."""
         self._tree.add(key, efficiency, id)
+        if not self._ids:
+            self._last_stamp, self._highest = key[0], efficiency
+        else:
+            if key[0] > self._last_stamp:
+                self._last_stamp = key[0]
+            if efficiency > self._highest:
+                self._highest = efficiency
         at = bisect_left(self._keys, key)
         if at and self._efficiencies[at - 1] <= efficiency:
             return
@@ -60,7 +70,12 @@ class Staircase:
         Raises:
             KeyError: there is none.
         """
-        self._tree.remove(key)
+        efficiency = self._tree.remove(key)
+        if len(self._tree):
+            if key[0] == self._last_stamp:
+                self._last_stamp = self._tree.last_stamp
+            if efficiency == self._highest:
+                self._highest = self._tree.highest_efficiency
         at = bisect_left(self._keys, key)
         if at == len(self._keys) or self._keys[at] != key:
             return
@@ -68,29 +83,35 @@ class Staircase:
         before = self._keys[at + 1] if at + 1 < len(self._keys) else _END
         self._replace(at, at + 1, self._tree.steps_down(key, before, below))
 
-    def lowest(self, now: int, eff_weight: float) -> int | None:
-        """Id of the candidate of lowest score, and of lowest order among those with that score."""
-        if not self._ids:
-            return None
-        stamps, efficiencies = self._stamps, self._efficiencies
-        last = self._tree.last_stamp
-        utility = Utility(
-            now,
-            eff_weight,
-            recency(now, stamps[0]),
-            recency(now, last),
-            efficiencies[-1],
-            self._tree.highest_efficiency,
-        )
+    @property
+    def is_filled(self) -> bool:
+        """Whether there is any candidate."""
+        return bool(self._ids)
+
+    def bounds(self) -> tuple[int, int, float, float]:
+        """Earliest and latest last access, lowest and highest efficiency of all candidates.
+
+        There must be one.
+        """
+        return self._stamps[0], self._last_stamp, self._efficiencies[-1], self._highest
+
+    def lowest(self, utility: Utility) -> tuple[float, int, int]:
+        """Score, order and id of the candidate of lowest score, and of lowest order among equals.
+
+        There must be one.
+
+        Args:
+            utility: with bounds that hold all candidates.
+        """
         lowest, found = self._lowest_steps(utility)
         at = min(found, key=lambda at: self._keys[at][1]) if len(found) > 1 else found[0]
+        order, id, last = self._keys[at][1], self._ids[at], self._last_stamp
         for step in found:
-            stamp = stamps[step] + 1
-            if stamp <= last and utility.score(stamp, efficiencies[step]) <= lowest:
+            stamp = self._stamps[step] + 1
+            if stamp <= last and utility.score(stamp, self._efficiencies[step]) <= lowest:
                 # Too old for the floats to tell a tick: what is no step may score the same.
-                first = self._tree.first_of_equals(utility, lowest, self._keys[at][1])
-                return self._ids[at] if first is None else first
-        return self._ids[at]
+                return (lowest, *self._tree.first_of_equals(utility, lowest, order, id))
+        return lowest, order, id
 
     def _lowest_steps(self, utility: Utility) -> tuple[float, list[int]]:
         """The lowest score and the steps that have it."""
@@ -134,6 +155,9 @@ class Staircase:
         kept = list(zip(self._keys, self._efficiencies, self._ids, strict=True))
         assert kept == steps, "the staircase is not that of the candidates"
         assert self._stamps == [stamp for stamp, _ in self._keys]
+        if steps:
+            assert self._last_stamp == self._tree.last_stamp, "stale latest last access"
+            assert self._highest == self._tree.highest_efficiency, "stale highest efficiency"
 
 
 def _places(scores: list[float], score: float) -> list[int]:

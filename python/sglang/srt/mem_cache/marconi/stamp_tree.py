@@ -69,6 +69,21 @@ class _Node:
         self.highs[at] = max(child.highs)
         self.orders[at] = min(child.orders)
 
+    def summarise_without(self, at: int, low: float, high: float, order: int) -> bool:
+        """Take note that the child at ``at`` lost a candidate; whether its summary changed."""
+        child = self.below[at]
+        changed = False
+        if self.lows[at] == low:
+            self.lows[at] = lowest = min(child.lows)
+            changed = lowest != low
+        if self.highs[at] == high:
+            self.highs[at] = highest = max(child.highs)
+            changed = changed or highest != high
+        if self.orders[at] == order:
+            self.orders[at] = min(child.orders)
+            changed = True
+        return changed
+
     def cut(self, at: int) -> _Node:
         """Split off the children from ``at`` on."""
         highs = None if self.is_leaf else self.highs[at:]
@@ -148,8 +163,11 @@ class StampTree:
             parent.insert_node(at, right)
             node = parent
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: Key) -> float:
         """Take out the candidate with ``key``.
+
+        Returns:
+            Its efficiency.
 
         Raises:
             KeyError: there is none.
@@ -172,13 +190,12 @@ class StampTree:
                 parent.delete(at)
             elif len(node.keys) < FANOUT // 4 and _merge(parent, at):
                 pass
-            elif parent.lows[at] == low or parent.highs[at] == high or parent.orders[at] == order:
-                parent.summarise(at)
-            else:
-                return
+            elif not parent.summarise_without(at, low, high, order):
+                return low
             node = parent
         while not self._root.is_leaf and len(self._root.keys) <= 1:
             self._root = self._root.below[0] if self._root.below else _Node([], [], None, [], [])
+        return low
 
     @property
     def last_stamp(self) -> int:
@@ -226,14 +243,16 @@ class StampTree:
                     below = low
         return found
 
-    def first_of_equals(self, utility: Utility, lowest: float, order: int) -> int | None:
-        """Id of the candidate with the score ``lowest`` whose order is lowest and below ``order``.
+    def first_of_equals(
+        self, utility: Utility, lowest: float, order: int, id: int
+    ) -> tuple[int, int]:
+        """Order and id of the first candidate with the score ``lowest``.
 
         Args:
             lowest: no candidate's score is lower.
+            order, id: of one that has it.
         """
         score = utility.score
-        id = None
         nodes = [self._root]
         while nodes:
             node = nodes.pop()
@@ -244,7 +263,7 @@ class StampTree:
                         order, id = node.orders[at], node.below[at]
                     else:
                         nodes.append(node.below[at])
-        return id
+        return order, id
 
     def _check(self) -> None:
         assert self._check_below(self._root, None, None) == self._count

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
+from typing import NamedTuple
 
 
 class VictimKind(Enum):
@@ -15,9 +16,11 @@ class VictimKind(Enum):
     LEAF_WITH_STATE = "leaf_with_state"
     LEAF_KV_ONLY = "leaf_kv_only"
 
+    # Enum's own hashes the name, in Python.
+    __hash__ = object.__hash__
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+
+class Lookup(NamedTuple):
     """Where one request's prompt stood in the cache when it was admitted; depths in tokens.
 
     ``hit <= deepest_state <= deepest_kv <= input_tokens``: the request resumed at ``hit``;
@@ -47,6 +50,77 @@ class Lookup:
         }
 
 
+#: Victims that are added up together. One by one each would find the code for it cold.
+MOST_PENDING = 32
+
+
+class _Victims:
+    """Sums over victims and their running hash; the last few are added when somebody asks."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[str, VictimKind, int, int, int, float, float]] = []
+        self._hash = blake2b(digest_size=8)
+        self._kv_tokens = 0
+        self._states = 0
+        self._bytes = 0.0
+        self._flops = 0.0
+        self._kinds: Counter[tuple[str, str]] = Counter()
+
+    def add(
+        self,
+        pool: str,
+        kind: VictimKind,
+        node_id: int,
+        depth: int,
+        kv_tokens: int,
+        freed_bytes: float,
+        flops: float,
+    ) -> None:
+        self._pending.append((pool, kind, node_id, depth, kv_tokens, freed_bytes, flops))
+        if len(self._pending) >= MOST_PENDING:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        pending, self._pending = self._pending, []
+        for pool, kind, node_id, depth, kv_tokens, freed_bytes, flops in pending:
+            self._hash.update(f"{pool} {kind.value} {node_id} {depth}\n".encode())
+            self._kinds[pool, kind.value] += 1
+            self._kv_tokens += kv_tokens
+            self._states += kind is not VictimKind.LEAF_KV_ONLY
+            self._bytes += freed_bytes
+            self._flops += flops
+
+    @property
+    def kinds(self) -> Counter[tuple[str, str]]:
+        self._add_up()
+        return self._kinds
+
+    @property
+    def digest(self) -> bytes:
+        self._add_up()
+        return self._hash.digest()
+
+    @property
+    def kv_tokens(self) -> int:
+        self._add_up()
+        return self._kv_tokens
+
+    @property
+    def states(self) -> int:
+        self._add_up()
+        return self._states
+
+    @property
+    def freed_bytes(self) -> float:
+        self._add_up()
+        return self._bytes
+
+    @property
+    def flops(self) -> float:
+        self._add_up()
+        return self._flops
+
+
 @dataclass
 class MarconiStats:
     """Counters since the server started; they only grow, also over a cache flush.
@@ -66,10 +140,6 @@ class MarconiStats:
     hit_tokens: int = 0
     flops_saved: float = 0.0
     flops_needed: float = 0.0
-    bytes_evicted: float = 0.0
-    flops_evicted: float = 0.0
-    kv_tokens_evicted: int = 0
-    states_evicted: int = 0
     states_taken_back: int = 0
     prefill_cuts: int = 0
     errors: int = 0
@@ -78,10 +148,9 @@ class MarconiStats:
     tuner_restarts: int = 0
     adoptions: int = 0
     eff_weight: float = 0.0
-    victim_digest: bytes = b""
-    victims: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost_tokens: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
+    _victims: _Victims = field(default_factory=_Victims)
 
     def count_lookup(self, lookup: Lookup, flops_saved: float, flops_needed: float) -> None:
         """Count one admitted request.
@@ -111,13 +180,31 @@ class MarconiStats:
         flops: float,
     ) -> None:
         """Count one eviction made while ``pool`` was short, of the node that ends at ``depth``."""
-        victim = f"{pool} {kind.value} {node_id} {depth}".encode()
-        self.victim_digest = blake2b(self.victim_digest + victim, digest_size=8).digest()
-        self.victims[pool, kind.value] += 1
-        self.kv_tokens_evicted += kv_tokens
-        self.states_evicted += kind is not VictimKind.LEAF_KV_ONLY
-        self.bytes_evicted += freed_bytes
-        self.flops_evicted += flops
+        self._victims.add(pool, kind, node_id, depth, kv_tokens, freed_bytes, flops)
+
+    @property
+    def victims(self) -> Counter[tuple[str, str]]:
+        return self._victims.kinds
+
+    @property
+    def victim_digest(self) -> bytes:
+        return self._victims.digest
+
+    @property
+    def bytes_evicted(self) -> float:
+        return self._victims.freed_bytes
+
+    @property
+    def flops_evicted(self) -> float:
+        return self._victims.flops
+
+    @property
+    def kv_tokens_evicted(self) -> int:
+        return self._victims.kv_tokens
+
+    @property
+    def states_evicted(self) -> int:
+        return self._victims.states
 
     def as_dict(self) -> dict[str, object]:
         """The counters as plain JSON types."""
