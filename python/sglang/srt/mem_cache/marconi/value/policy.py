@@ -19,6 +19,8 @@ from sglang.srt.mem_cache.marconi.value.queues import Queues
 
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
 GHOSTS_A_PREFIX, FEWEST_GHOSTS = 4, 1024
+#: Hits that may have yet to enter the queues, so that a decision after a long time takes none.
+MOST_HITS = 32
 #: Ticks after which what was observed counts, and all candidates are ranked anew.
 FRESHNESS = 128
 
@@ -87,6 +89,7 @@ class ValuePolicy:
         self._queues = {
             pool: Queues(self.odds) for pool in ((Pool.KV,) if shared else Pool) if pool in pools
         }
+        self._hit: dict[int, CachedPrefix] = {}
         self._now = 0
         self._renewed = 0
 
@@ -94,35 +97,37 @@ class ValuePolicy:
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
         self._advance(now)
-        self._follow(prefix)
+        self._watch(prefix)
+        self._enter(prefix)
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
         self._advance(now)
         life = self._life.pop(prefix.id, None)
         if life is not None:
             self._lives.use(life)
-            self._follow(prefix, life, uses=life.uses + 1)
+            self._watch(prefix, life, uses=life.uses + 1)
         else:
-            self._follow(prefix)
+            self._watch(prefix)
+        # A hit mostly comes before a change (the lock), and one place in the queues does for both.
+        self._hit[prefix.id] = prefix
+        if len(self._hit) > MOST_HITS:
+            self._enter(next(iter(self._hit.values())))
 
     def on_change(self, prefix: CachedPrefix) -> None:
         life = self._life.get(prefix.id)
-        if life is None or (
-            prefix.has_state
-            and life.kind.role is role_of(prefix)
-            and life.stamp >= prefix.last_access
-        ):
-            self._follow(prefix)
-            return
-        del self._life[prefix.id]
-        if prefix.has_state:
-            self._lives.lose(life)
-            self._follow(prefix, life, uses=life.uses)
-        else:
+        if life is None:
+            self._watch(prefix)
+        elif not prefix.has_state:
+            del self._life[prefix.id]
             self._remember(life)
-            self._follow(prefix)
+        elif life.kind.role is not role_of(prefix) or life.stamp < prefix.last_access:
+            del self._life[prefix.id]
+            self._lives.lose(life)
+            self._watch(prefix, life, uses=life.uses)
+        self._enter(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
+        self._hit.pop(prefix.id, None)
         for queues in self._queues.values():
             queues.discard(prefix.id)
         life = self._life.pop(prefix.id, None)
@@ -143,6 +148,7 @@ class ValuePolicy:
         if queues is None:
             return None
         self._advance(now)
+        self._settle()
         lowest = queues.lowest(self._now, excluding)
         return None if lowest is None else lowest.prefix
 
@@ -176,21 +182,34 @@ class ValuePolicy:
             for queues in self._queues.values():
                 queues.rank(now)
 
-    def _follow(self, prefix: CachedPrefix, last: Life | None = None, *, uses: int = 0) -> None:
-        """Watch a prefix that holds a state, and enter it where a pool may evict it."""
+    def _settle(self) -> None:
+        while self._hit:
+            self._enter(next(iter(self._hit.values())))
+
+    def _watch(self, prefix: CachedPrefix, last: Life | None = None, *, uses: int = 0) -> None:
+        """Begin to watch a prefix, if it holds a state and is not watched yet.
+
+        Args:
+            last: its life before this one.
+        """
+        if not prefix.has_state or prefix.id in self._life:
+            return
+        ghost = self._ghosts.pop(prefix.id, None)
+        if ghost is not None:
+            self._lives.lose(ghost)
+        self._life[prefix.id] = self._lives.begin(
+            prefix.id,
+            role_of(prefix),
+            prefix.last_access,
+            uses=uses,
+            turns=self._turns_before(prefix) if last is None else last.turns,
+        )
+
+    def _enter(self, prefix: CachedPrefix) -> None:
+        """Put a prefix where it stands in the queues of the pools that may evict it."""
+        self._hit.pop(prefix.id, None)
         life = self._life.get(prefix.id)
-        if life is None and prefix.has_state:
-            ghost = self._ghosts.pop(prefix.id, None)
-            if ghost is not None:
-                self._lives.lose(ghost)
-            life = self._lives.begin(
-                prefix.id,
-                role_of(prefix),
-                prefix.last_access,
-                uses=uses,
-                turns=self._turns_before(prefix) if last is None else last.turns,
-            )
-            self._life[prefix.id] = life
+        flops = self._flops(prefix)
         for pool, queues in self._queues.items():
             if not self._may_leave(prefix, pool):
                 queues.discard(prefix.id)
@@ -199,7 +218,7 @@ class ValuePolicy:
                 queues.put(prefix, kind, prefix.last_access, 0.0, self._now)
             else:
                 freed = self._bytes(prefix, pool)
-                efficiency = self._flops(prefix) / freed if freed > 0 else 0.0
+                efficiency = flops / freed if freed > 0 else 0.0
                 queues.put(prefix, life.kind, life.stamp, efficiency, self._now)
 
     def _turns_before(self, prefix: CachedPrefix) -> int:
@@ -234,6 +253,7 @@ class ValuePolicy:
         return kv
 
     def _check(self) -> None:
+        self._settle()
         for pool, queues in self._queues.items():
             queues._check()
             for id, life in self._life.items():
