@@ -98,7 +98,8 @@ def common_flags(options: argparse.Namespace) -> tuple[str, ...]:
     # Where each prompt's state has its slot, three quarters of their KV fit: both pools evict.
     kv_tokens = options.states * options.prompt_tokens * 3 // 4
     return (
-        *("--mamba-radix-cache-strategy", "extra_buffer", "--enable-metrics"),
+        # An idle server would take a core from the one that is measured.
+        *("--mamba-radix-cache-strategy", "extra_buffer", "--enable-metrics", "--sleep-on-idle"),
         *Pools(kv_tokens, options.states, running=options.concurrency).arguments(),
     )
 

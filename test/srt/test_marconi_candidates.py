@@ -335,3 +335,13 @@ def test_scores_never_fall_as_last_access_or_efficiency_rises(entries, alpha, no
     assert [score(stamps[0], e) for e in efficiencies] == sorted(
         score(stamps[0], e) for e in efficiencies
     )
+
+
+def test_a_decision_looks_at_those_that_no_other_undercuts():
+    candidates = Candidates([Pool.STATE], lambda prefix: float(prefix.depth))
+    assert candidates.count(Pool.STATE) == (0, 0)
+    for id, depth in enumerate((50, 70, 40, 60, 40, 30)):
+        prefix = make(id, last_access=id)
+        prefix.depth = depth
+        candidates.put(prefix)
+    assert candidates.count(Pool.STATE) == (6, 3)

@@ -14,6 +14,7 @@ from sglang.srt.mem_cache.marconi.savings import SurvivingSavings
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from sglang.srt.mem_cache.marconi.value.lives import Lives
 from sglang.srt.mem_cache.marconi.value.odds import (
+    CLASS_PRIOR_WEIGHT,
     COHORT_TICKS,
     FIRST_AGES,
     LEVELS,
@@ -111,12 +112,12 @@ def test_chances_are_shares_of_those_that_came_so_far():
         else:
             odds.lost_sight(kind, 3)
 
-    def share(expected: float) -> float:
-        return (20 + PRIOR_WEIGHT * expected) / (50 + PRIOR_WEIGHT)
+    def share(expected: float, weight: float = PRIOR_WEIGHT) -> float:
+        return (20 + weight * expected) / (50 + weight)
 
     # 20 more came to level 4.
     mean = (20 + PRIOR_WEIGHT * PRIOR) / (70 + PRIOR_WEIGHT)
-    assert odds.chance(kind, 3) == pytest.approx(share(share(share(mean))))
+    assert odds.chance(kind, 3) == pytest.approx(share(share(share(mean)), CLASS_PRIOR_WEIGHT))
 
 
 def test_what_was_not_seen_is_expected_to_be_like_what_is_closest():

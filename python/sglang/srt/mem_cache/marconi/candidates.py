@@ -103,6 +103,14 @@ class Candidates:
                 return self._members[_lowest(found, now, eff_weight)][0]
         return None
 
+    def count(self, pool: Pool | None) -> tuple[int, int]:
+        """How many candidates of ``pool`` a decision chooses from, and how many it looks at."""
+        for group in self._groups[pool]:
+            found = [stairs for stairs in group if stairs.is_filled]
+            if found:
+                return sum(map(len, found)), sum(stairs.steps for stairs in found)
+        return 0, 0
+
     def _may_leave(self, prefix: CachedPrefix) -> int:
         """The pools that may evict ``prefix``, a bit each."""
         pools = 0

@@ -134,6 +134,11 @@ class MarconiPolicy:
             None if self.shared else pool, now, self.eff_weight, excluding
         )
 
+    def candidates_and_steps(self, pool: Pool) -> tuple[int, int]:
+        """How many prefixes a decision chooses from, and how many of them it looks at."""
+        self._settle()
+        return self._candidates.count(None if self.shared else pool)
+
     def _settle(self) -> None:
         while self._hit:
             self.on_change(next(iter(self._hit.values())))

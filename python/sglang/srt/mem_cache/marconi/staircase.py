@@ -88,6 +88,11 @@ class Staircase:
         """Whether there is any candidate."""
         return bool(self._ids)
 
+    @property
+    def steps(self) -> int:
+        """Candidates that no other one undercuts."""
+        return len(self._ids)
+
     def bounds(self) -> tuple[int, int, float, float]:
         """Earliest and latest last access, lowest and highest efficiency of all candidates.
 

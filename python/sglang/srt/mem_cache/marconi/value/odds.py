@@ -72,6 +72,8 @@ PRIOR = 0.3
 SUPERSEDED_SHARE = 0.01
 #: Observations at a level that an expectation weighs as much as.
 PRIOR_WEIGHT = 20.0
+#: Likewise, where a class is expected to be like its role: of the many classes each sees little.
+CLASS_PRIOR_WEIGHT = 100.0
 #: The evidence at a level is halved when it rests on so many prefixes.
 MEMORY = 1000
 
@@ -108,9 +110,9 @@ class _Counts:
             self.used[level] /= 2
         self.reached[level] = reached
 
-    def chance(self, level: int, expected: float) -> float:
-        used = self.used[level] + PRIOR_WEIGHT * expected
-        return min(used / (max(self.reached[level], 0.0) + PRIOR_WEIGHT), 0.999)
+    def chance(self, level: int, expected: float, weight: float = PRIOR_WEIGHT) -> float:
+        used = self.used[level] + weight * expected
+        return min(used / (max(self.reached[level], 0.0) + weight), 0.999)
 
 
 class ReuseOdds:
@@ -159,7 +161,7 @@ class ReuseOdds:
         if kind.role is Role.SUPERSEDED:
             expected *= SUPERSEDED_SHARE
         *_, role, own = self._of(kind)
-        return own.chance(level, role.chance(level, expected))
+        return own.chance(level, role.chance(level, expected), CLASS_PRIOR_WEIGHT)
 
     def _mean(self) -> float:
         """The chance at an age that no prefix came to yet: that of all ages together."""
