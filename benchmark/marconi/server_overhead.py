@@ -1,13 +1,13 @@
-"""What does Marconi cost a busy server? Stock with its Rust tree core beside policies 1 and 2.
+"""What does Marconi cost a busy server? Stock with its Rust tree core beside the policies.
 
     python benchmark/marconi/server_overhead.py --model TINY
 
 The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
 runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
 starts with another server. The first table gives means over the runs with ratios to stock's. The
-second has the CPU time of each server's processes, which other work on the machine disturbs less
-than the rates, and what SGLang's own metrics say of the calls that evict KV
-(``sglang:eviction_duration_seconds``), both during the runs.
+second has, of the runs alone, the median of each run's own ratio of rates and the CPU time of each
+server's processes, which a slow moment of the machine disturbs less than mean rates, and what
+SGLang's own metrics say of the calls that evict KV (``sglang:eviction_duration_seconds``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -191,9 +192,14 @@ def cpu_seconds(server: Server) -> float:
 
 
 def cost_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[list[str]]:
-    """All runs of each server together."""
+    """All runs of each server together.
+
+    The ratio of rates is that to the first server in the same run, and its median over the runs.
+    """
     limits = [f"over {1000 * float(limit):g} ms" for limit in LIMITS]
-    lines = [["", "CPU, ms a request", "calls that evict", "mean, ms", *limits, "% of the time"]]
+    head = ["", "requests/s, median ratio", "CPU, ms a request", "calls that evict", "mean, ms"]
+    lines = [[*head, *limits, "% of the time"]]
+    rates = {(row["server"], row["run"]): row["requests_per_s"] for row in rows}
     for name in order:
         runs = [row for row in rows if row["server"] == name]
         total = {key: sum(run["evictions"][key] for run in runs) for key in runs[0]["evictions"]}
@@ -202,7 +208,8 @@ def cost_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[lis
         over = [f"{total['calls'] - total[limit]:.0f}" for limit in LIMITS]
         cpu = 1000 * sum(run["cpu_seconds"] for run in runs) / sum(run["requests"] for run in runs)
         calls = [f"{total['calls']:.0f}", f"{mean:.3f}", *over]
-        lines.append([name, f"{cpu:.2f}", *calls, f"{share:.2f}"])
+        ratio = median(rates[name, run["run"]] / rates[order[0], run["run"]] for run in runs)
+        lines.append([name, f"{ratio:.3f}", f"{cpu:.2f}", *calls, f"{share:.2f}"])
     return lines
 
 

@@ -49,10 +49,17 @@ def test_calls_that_evict_are_read_off_the_metrics():
         Thread(target=server.handle_request).start()
         found = evictions(f"http://127.0.0.1:{server.server_port}")
     assert found["calls"] == 8 and found["seconds"] == 0.02
-    run = {"server": "stock", "requests": 5, "cpu_seconds": 0.1, "seconds": 2.0}
-    table = cost_table([{**run, "evictions": found}] * 2, ["stock"])
-    assert table[1] == ["stock", "20.00", "16", "2.500", "10", "6", "4", "0", "1.00"]
-    assert table[0][4:8] == ["over 1 ms", "over 2 ms", "over 5 ms", "over 10 ms"]
+    run = {"requests": 5, "cpu_seconds": 0.1, "seconds": 2.0, "evictions": found}
+    rates = {"stock": (10.0, 20.0, 10.0), "policy-1": (9.0, 10.0, 8.0)}
+    rows = [
+        {**run, "server": name, "run": number, "requests_per_s": rate}
+        for name, each in rates.items()
+        for number, rate in enumerate(each)
+    ]
+    table = cost_table(rows, list(rates))
+    assert table[1] == ["stock", "1.000", "20.00", "24", "2.500", "15", "9", "6", "0", "1.00"]
+    assert table[2][:2] == ["policy-1", "0.800"]
+    assert table[0][5:9] == ["over 1 ms", "over 2 ms", "over 5 ms", "over 10 ms"]
 
 
 def test_sizes_must_be_positive(capsys):
