@@ -72,7 +72,8 @@ def decisions(trace: Path, gib: float, options: argparse.Namespace) -> list[tupl
         OSError, ValueError, KeyError: a trace or model that cannot be used.
     """
     cost = load_cost(options.model)
-    block = int(read_trace(trace).block)
+    with trace.open("rb"):
+        block = int(read_trace(trace).block)
     spec = with_memory(
         RunSpec(
             trace=str(trace),

@@ -6,6 +6,7 @@ import json
 from array import array
 
 import pytest
+import staircase_length
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.costs import load_cost
@@ -151,3 +152,23 @@ def test_who_knows_the_trace_saves_most(trace):
 @pytest.mark.parametrize("without", ["no-learning", "no-history", "no-returns", "no-cost", "state"])
 def test_ablations_run(trace, without):
     assert simulate(spec(trace, policy=f"value:{without}"))["flops_saved"] > 0
+
+
+def test_the_staircase_is_counted_at_every_decision(trace, capsys):
+    assert (
+        staircase_length.main(["--trace", trace, "--memory-gib", "4,1000", "--model", MODEL]) == 0
+    )
+    *_, small, ample = (
+        line.strip("| ").split(" | ") for line in capsys.readouterr().out.split("\n|")
+    )
+    name, memory, decisions, candidates, mean, high, most = small
+    assert (name, memory) == ("sessions", "4") and int(decisions.replace(",", "")) > 100
+    assert 1 <= float(mean) <= float(high) + 1 and int(most) <= float(candidates) * 4
+    assert float(mean) < float(candidates)
+    assert ample[2].strip(" |") == "0", "nothing is evicted"
+
+
+def test_a_staircase_needs_a_trace_that_is_there(capsys):
+    arguments = ["--trace", "no-such.jsonl", "--memory-gib", "4", "--model", MODEL]
+    assert staircase_length.main(arguments) == 1
+    assert "no-such.jsonl" in capsys.readouterr().err
