@@ -14,6 +14,9 @@ from sglang.srt.mem_cache.marconi.value.odds import (
     prefix_class,
 )
 
+#: Of cohorts that leave a level, in cohorts, by level.
+_DISTANCES = tuple(1 << level for level in range(LEVELS - 1))
+
 
 @dataclass(slots=True, eq=False)
 class Life:
@@ -72,13 +75,13 @@ class Lives:
                 self._cohort = cohort
                 return
             self._cohort += 1
-            for level in range(LEVELS - 1):
+            alive, survived = self._alive, self._odds.survived
+            for level, distance in enumerate(_DISTANCES):
                 # A cohort leaves a level when its distance has doubled.
-                grown = self._cohort - (1 << level)
-                if grown < 0:
-                    break
-                for kind, count in self._alive.get(grown, _NOBODY).items():
-                    self._odds.survived(kind, level, count)
+                grown = alive.get(self._cohort - distance)
+                if grown is not None:
+                    for kind, count in grown.items():
+                        survived(kind, level, count)
 
     def _level(self, life: Life) -> int:
         return level_of_cohorts(self._cohort - life.stamp // COHORT_TICKS)
@@ -92,6 +95,3 @@ class Lives:
         del cohort[life.kind]
         if not cohort:
             del self._alive[life.stamp // COHORT_TICKS]
-
-
-_NOBODY: dict[PrefixClass, int] = {}

@@ -103,13 +103,6 @@ class _Counts:
         self.reached = [0.0] * LEVELS
         self.used = [0.0] * LEVELS
 
-    def come(self, level: int, count: int = 1) -> None:
-        reached = self.reached[level] + count
-        if reached >= MEMORY:
-            reached /= 2
-            self.used[level] /= 2
-        self.reached[level] = reached
-
     def chance(self, level: int, expected: float, weight: float = PRIOR_WEIGHT) -> float:
         used = self.used[level] + weight * expected
         return min(used / (max(self.reached[level], 0.0) + weight), 0.999)
@@ -130,13 +123,11 @@ class ReuseOdds:
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
-        for counts in self._of(kind):
-            counts.come(level)
+        self._come(kind, level, 1)
 
     def survived(self, kind: PrefixClass, level: int, count: int = 1) -> None:
         """So many prefixes passed through the ages of ``level`` unused, to those of the next."""
-        for counts in self._of(kind):
-            counts.come(level + 1, count)
+        self._come(kind, level + 1, count)
 
     def used(self, kind: PrefixClass, level: int) -> None:
         """A request resumed from a prefix of this class at an age of ``level``."""
@@ -155,6 +146,14 @@ class ReuseOdds:
     def chance(self, kind: PrefixClass, level: int) -> float:
         """Probability that a prefix that came to ``level`` is used at an age of that level."""
         return self._chance(kind, level, self._mean())
+
+    def _come(self, kind: PrefixClass, level: int, count: int) -> None:
+        for counts in self._classes.get(kind) or self._of(kind):
+            reached = counts.reached[level] + count
+            if reached >= MEMORY:
+                reached /= 2
+                counts.used[level] /= 2
+            counts.reached[level] = reached
 
     def _chance(self, kind: PrefixClass, level: int, mean: float) -> float:
         expected = self._all.chance(level, mean)
