@@ -87,11 +87,10 @@ class Lives:
         return level_of_cohorts(self._cohort - life.stamp // COHORT_TICKS)
 
     def _stop(self, life: Life) -> None:
-        cohort = self._alive[life.stamp // COHORT_TICKS]
-        left = cohort[life.kind] - 1
-        if left:
-            cohort[life.kind] = left
-            return
-        del cohort[life.kind]
+        number = life.stamp // COHORT_TICKS
+        cohort = self._alive[number]
+        cohort[life.kind] -= 1
+        if not cohort[life.kind]:
+            del cohort[life.kind]
         if not cohort:
-            del self._alive[life.stamp // COHORT_TICKS]
+            del self._alive[number]
