@@ -289,9 +289,9 @@ def _heads(policy: ValuePolicy, left: list[CachedPrefix], pool: Pool) -> dict[ob
     for candidate in left:
         entry = policy._queues[pool].get(candidate.id)
         assert entry is not None
-        rank = (entry.stamp, candidate.order)
+        rank = (entry.entry[0], candidate.order)
         worth = policy.explain(candidate, pool).value
-        level = level_of(policy._now - entry.stamp)
+        level = level_of(policy._now - entry.entry[0])
         while level not in {rank.level for rank in entry.queue.ranks}:
             level -= 1
         key = (*entry.queue.key, level)

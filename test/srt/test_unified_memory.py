@@ -112,7 +112,7 @@ def value_harness(**rates: float) -> TreeHarness:
     harness.cache.view.replace_policy(ValuePolicy(COST, shared=True, odds=Odds(**rates)))
     harness.insert(sequence(40, 2))
     harness.insert(sequence(30, 1))
-    harness.insert(sequence(60, 1))
+    harness.insert(sequence(50, 1))
     return harness
 
 
@@ -131,7 +131,7 @@ def test_a_state_goes_where_states_are_worth_less(short):
 def test_a_leaf_of_kv_goes_where_it_is_worth_less(short):
     harness = value_harness(resumable=0.01, superseded=1.0, fork=1.0)
     SHORTAGES[short](harness)
-    assert {path for _, path in harness.victims} == {tuple(sequence(60, 1))}
+    assert {path for _, path in harness.victims} == {tuple(sequence(50, 1))}
     assert dict(harness.cache.stats.victims) == {(short, "leaf_with_state"): 1}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,14 +16,12 @@ from sglang.srt.mem_cache.marconi.value.odds import (
     level_of,
     prefix_class,
 )
-from sglang.srt.mem_cache.marconi.value.queues import Queues
+from sglang.srt.mem_cache.marconi.value.queues import FRESHNESS, Queues
 
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
 GHOSTS_A_PREFIX, FEWEST_GHOSTS = 4, 1024
-#: Hits that may have yet to enter the queues, so that a decision after a long time takes none.
+#: Hits that may have yet to be counted, so that a decision after a long time meets few.
 MOST_HITS = 32
-#: Ticks after which what was observed counts, and all candidates are ranked anew.
-FRESHNESS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,7 @@ class ValuePolicy:
 
     An event costs a few binary searches, and a decision a few heads of :class:`Queues`: their
     number is bounded by classes, levels of age and magnitudes of cost, whatever the cache holds.
+    A hit is only noted, and counted as of its tick before the next other event.
 
     Args:
         pools: whose victims it chooses.
@@ -84,50 +84,51 @@ class ValuePolicy:
         self._cost = cost
         self._lives = Lives(self.odds)
         self._life: dict[int, Life] = {}
-        self._ghosts: dict[int, Life] = {}
+        self._ghosts: OrderedDict[int, Life] = OrderedDict()
         # In shared memory one entry stands for both pools.
         self._queues = {
             pool: Queues(self.odds) for pool in ((Pool.KV,) if shared else Pool) if pool in pools
         }
-        self._hit: dict[int, CachedPrefix] = {}
+        self._hits: deque[tuple[CachedPrefix, Role, int]] = deque()
+        self._unplaced: dict[int, CachedPrefix] = {}
         self._now = 0
         self._renewed = 0
 
     # -- events
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
+        self._count_hits()
         self._advance(now)
-        self._watch(prefix)
-        self._enter(prefix)
+        if prefix.has_state:
+            self._watch(prefix, role_of(prefix), prefix.last_access)
+        self._place(prefix)
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
-        self._advance(now)
-        life = self._life.pop(prefix.id, None)
-        if life is not None:
-            self._lives.use(life)
-            self._watch(prefix, life, uses=life.uses + 1)
-        else:
-            self._watch(prefix)
-        # A hit mostly comes before a change (the lock), and one place in the queues does for both.
-        self._hit[prefix.id] = prefix
-        if len(self._hit) > MOST_HITS:
-            self._enter(next(iter(self._hit.values())))
+        self._hits.append((prefix, role_of(prefix), now))
+        if len(self._hits) > MOST_HITS:
+            self._count_hit()
+        if len(self._unplaced) > MOST_HITS:
+            self._place(next(iter(self._unplaced.values())))
 
     def on_change(self, prefix: CachedPrefix) -> None:
-        life = self._life.get(prefix.id)
-        if life is None:
-            self._watch(prefix)
-        elif not prefix.has_state:
-            del self._life[prefix.id]
-            self._remember(life)
-        elif life.kind.role is not role_of(prefix) or life.stamp < prefix.last_access:
+        self._count_hits()
+        self._advance(prefix.last_access)
+        life, role = self._life.get(prefix.id), role_of(prefix)
+        if not prefix.has_state:
+            if life is not None:
+                del self._life[prefix.id]
+                self._remember(life)
+        elif life is None:
+            self._watch(prefix, role, prefix.last_access)
+        elif life.kind.role is not role or life.stamp < prefix.last_access:
             del self._life[prefix.id]
             self._lives.lose(life)
-            self._watch(prefix, life, uses=life.uses)
-        self._enter(prefix)
+            self._watch(prefix, role, prefix.last_access, life.uses, life.turns)
+        self._place(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
-        self._hit.pop(prefix.id, None)
+        self._count_hits()
+        self._unplaced.pop(prefix.id, None)
         for queues in self._queues.values():
             queues.discard(prefix.id)
         life = self._life.pop(prefix.id, None)
@@ -136,6 +137,7 @@ class ValuePolicy:
 
     def on_return(self, id: int, now: int) -> None:
         """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
+        self._count_hits()
         self._advance(now)
         ghost = self._ghosts.pop(id, None)
         if ghost is not None:
@@ -147,8 +149,11 @@ class ValuePolicy:
         queues = self._queues.get(Pool.KV if self.shared else pool)
         if queues is None:
             return None
-        self._advance(now)
         self._settle()
+        # Most of the time an event has advanced it.
+        if now - self._renewed >= FRESHNESS:
+            self._advance(now)
+        self._now = max(self._now, now)
         lowest = queues.lowest(self._now, excluding)
         return None if lowest is None else lowest.prefix
 
@@ -172,42 +177,62 @@ class ValuePolicy:
     # -- internals
 
     def _advance(self, now: int) -> None:
-        if now <= self._now:
-            return
-        self._now = now
-        self._lives.advance(now)
-        if now - self._renewed >= FRESHNESS:
-            self._renewed = now
+        """Let what is watched grow older."""
+        self._now = max(self._now, now)
+        self._lives.advance(self._now)
+        if self._now - self._renewed >= FRESHNESS:
+            self._renewed = self._now
             self.odds.renew()
             for queues in self._queues.values():
-                queues.rank(now)
+                queues.rank(self._now)
 
     def _settle(self) -> None:
-        while self._hit:
-            self._enter(next(iter(self._hit.values())))
+        self._count_hits()
+        while self._unplaced:
+            self._place(next(iter(self._unplaced.values())))
 
-    def _watch(self, prefix: CachedPrefix, last: Life | None = None, *, uses: int = 0) -> None:
-        """Begin to watch a prefix, if it holds a state and is not watched yet.
+    def _count_hits(self) -> None:
+        while self._hits:
+            self._count_hit()
+
+    def _count_hit(self) -> None:
+        prefix, role, now = self._hits.popleft()
+        self._advance(now)
+        life = self._life.pop(prefix.id, None)
+        if life is not None:
+            self._lives.use(life)
+            self._watch(prefix, role, now, life.uses + 1, life.turns)
+        else:
+            self._watch(prefix, role, now)
+        # A change (the lock) mostly follows, and one place in the queues does for both.
+        self._unplaced[prefix.id] = prefix
+
+    def _watch(
+        self,
+        prefix: CachedPrefix,
+        role: Role,
+        stamp: int,
+        uses: int = 0,
+        turns: int | None = None,
+    ) -> None:
+        """Begin to watch a prefix with a state, if it is not watched yet.
 
         Args:
-            last: its life before this one.
+            stamp: tick of its last use.
+            turns: if they were counted before.
         """
-        if not prefix.has_state or prefix.id in self._life:
+        if prefix.id in self._life:
             return
         ghost = self._ghosts.pop(prefix.id, None)
         if ghost is not None:
             self._lives.lose(ghost)
-        self._life[prefix.id] = self._lives.begin(
-            prefix.id,
-            role_of(prefix),
-            prefix.last_access,
-            uses=uses,
-            turns=self._turns_before(prefix) if last is None else last.turns,
-        )
+        if turns is None:
+            turns = self._turns_before(prefix)
+        self._life[prefix.id] = self._lives.begin(prefix.id, role, stamp, uses=uses, turns=turns)
 
-    def _enter(self, prefix: CachedPrefix) -> None:
+    def _place(self, prefix: CachedPrefix) -> None:
         """Put a prefix where it stands in the queues of the pools that may evict it."""
-        self._hit.pop(prefix.id, None)
+        self._unplaced.pop(prefix.id, None)
         life = self._life.get(prefix.id)
         flops = self._flops(prefix)
         for pool, queues in self._queues.items():
@@ -232,8 +257,7 @@ class ValuePolicy:
             self._lives.lose(stale)
         self._ghosts[life.id] = life
         while len(self._ghosts) > max(GHOSTS_A_PREFIX * len(self._life), FEWEST_GHOSTS):
-            oldest = self._ghosts.pop(next(iter(self._ghosts)))
-            self._lives.lose(oldest)
+            self._lives.lose(self._ghosts.popitem(last=False)[1])
 
     def _may_leave(self, prefix: CachedPrefix, pool: Pool) -> bool:
         if self.shared:
@@ -262,7 +286,7 @@ class ValuePolicy:
                     assert self._may_leave(candidate.prefix, pool), (
                         f"prefix {id} may not leave {pool}"
                     )
-                    assert candidate.stamp == life.stamp, f"prefix {id} has a stale stamp"
+                    assert candidate.entry[0] == life.stamp, f"prefix {id} has a stale stamp"
         assert not self._ghosts.keys() & self._life.keys(), "a cached state is its own ghost"
 
 

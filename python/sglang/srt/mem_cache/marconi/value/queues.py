@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from math import frexp, inf, ldexp
+from math import frexp, inf
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
 from sglang.srt.mem_cache.marconi.value.odds import (
     FIRST_AGES,
+    LEVELS,
     WIDTHS,
     PrefixClass,
     ReuseOdds,
@@ -19,7 +20,15 @@ from sglang.srt.mem_cache.marconi.value.odds import (
 
 #: Class, and binary order of magnitude of FLOPs per byte (``None``: saves nothing).
 QueueKey = tuple[PrefixClass, int | None]
-#: Stamp, order and id.
+#: Ticks after which all candidates are to be ranked anew.
+FRESHNESS = 128
+#: How far the first entry of a level is looked for from where it was, and any entry from an end,
+#: before the whole queue is searched: that touches entries that no processor's cache holds.
+NEAR = 4
+ENDS = 16
+#: What rounding may take off a product.
+ROUNDED = 1 - 1e-12
+#: Tick of the last use, order and id.
 Entry = tuple[int, int, int]
 
 
@@ -28,11 +37,13 @@ class Queue:
     """Candidates of one class that cost about the same, by last use.
 
     Attributes:
+        floor: no member's efficiency is lower.
         entries: ascending.
         ranks: where it is ranked, the youngest age first.
     """
 
     key: QueueKey
+    floor: float
     entries: list[Entry] = field(default_factory=list)
     ranks: list[Rank] = field(default_factory=list)
 
@@ -42,10 +53,11 @@ class Rank:
     """The members of a queue at one level of age, as of when the queues were ranked.
 
     Attributes:
-        least: the least that one can be worth there.
+        least: the least that one can be worth there, until the queues are ranked anew.
         start, end: ages that the level begins and ends at, in ticks.
         beyond: age at which the next level begins that the queue is ranked at; 0 if there is none.
         rate, growth: rate of reuse at ``start``, and what it grows by a tick.
+        place: of its first member in the queue, when it was last looked for.
     """
 
     queue: Queue
@@ -56,6 +68,7 @@ class Rank:
     beyond: int
     rate: float
     growth: float
+    place: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -63,13 +76,12 @@ class Candidate:
     """A prefix that the pool may evict, as it stands in a queue.
 
     Attributes:
-        stamp: tick of its last use.
         efficiency: FLOPs lost per byte freed.
     """
 
     prefix: CachedPrefix
     queue: Queue
-    stamp: int
+    entry: Entry
     efficiency: float
 
 
@@ -103,26 +115,20 @@ class Queues:
         """Enter a prefix, or move it to where it belongs now."""
         key = (kind, frexp(efficiency)[1] if efficiency > 0 else None)
         known = self._members.get(prefix.id)
-        if known is not None:
-            if known.queue.key == key and known.stamp == stamp:
-                known.efficiency = efficiency
-                return
-            self._leave(known)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = Queue(key)
-        self._members[prefix.id] = Candidate(prefix, queue, stamp, efficiency)
-        entry = (stamp, prefix.order, prefix.id)
-        entries = queue.entries
-        if entries and entry < entries[-1]:
-            insort(entries, entry)
+        if known is not None and known.queue.key == key and known.entry[0] == stamp:
+            queue, known.efficiency = known.queue, efficiency
         else:
-            entries.append(entry)
+            if known is not None:
+                self._leave(known)
+            queue, entry = self._queue(key, efficiency), (stamp, prefix.order, prefix.id)
+            queue.entries.insert(_place_of(queue.entries, entry), entry)
+            self._members[prefix.id] = Candidate(prefix, queue, entry, efficiency)
         level = level_of(now - stamp)
-        if not any(rank.level == level for rank in queue.ranks):
-            levels = sorted([*(rank.level for rank in queue.ranks), level])
+        levels = [rank.level for rank in queue.ranks]
+        if level not in levels or efficiency < queue.floor:
+            queue.floor = min(queue.floor, efficiency)
             self._ranking = [rank for rank in self._ranking if rank.queue is not queue]
-            self._rank_at(queue, levels)
+            self._rank_at(queue, sorted({*levels, level}))
             self._ranking.sort(key=_least)
 
     def discard(self, id: int) -> None:
@@ -131,7 +137,7 @@ class Queues:
             self._leave(known)
 
     def rank(self, now: int) -> None:
-        """Take note of the ages at tick ``now``, and of the odds."""
+        """Take note of the ages at tick ``now``, and of the odds; due every ``FRESHNESS`` ticks."""
         self._queues = {key: queue for key, queue in self._queues.items() if queue.entries}
         self._ranking = []
         for queue in self._queues.values():
@@ -149,50 +155,55 @@ class Queues:
         for rank in self._ranking:
             if rank.least > least:
                 break
-            head = self._head(rank, now, excluding)
-            if head is None:
+            entry = _head(rank, now, excluding)
+            if entry is None:
                 continue
-            age = now - head.stamp
+            age = now - entry[0]
             if age < rank.end:
                 rate = rank.rate + (age - rank.start) * rank.growth
             else:
                 rate = self._odds.rate(rank.queue.key[0], age)
+            head = self._members[entry[2]]
             worth = rate * head.efficiency
-            if best is None or worth < least or (worth == least and _sooner(head, best)):
+            if best is None or worth < least or (worth == least and entry < best.entry):
                 best, least = head, worth
         return best
 
+    def _queue(self, key: QueueKey, floor: float) -> Queue:
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(key, floor)
+        return queue
+
     def _rank_at(self, queue: Queue, levels: list[int]) -> None:
         """Enter a queue into the ranking, out of order; levels ascend."""
-        kind, magnitude = queue.key
+        kind, _ = queue.key
         queue.ranks = []
         for level, above in zip_longest(levels, levels[1:]):
             rate, growth = self._odds.rates_within(kind, level)
-            least = 0.0
-            if magnitude is not None:
-                least = min(rate, rate + growth * WIDTHS[level]) * ldexp(0.5, magnitude)
             start = FIRST_AGES[level]
-            beyond = 0 if above is None else FIRST_AGES[above]
             end = start + WIDTHS[level]
+            beyond = 0 if above is None else FIRST_AGES[above]
+            oldest = end + FRESHNESS
+            if beyond:
+                oldest = min(oldest, beyond)
+            least = self._least_rate(kind, level, oldest) * queue.floor * ROUNDED
             queue.ranks.append(Rank(queue, level, least, start, end, beyond, rate, growth))
         self._ranking += queue.ranks
 
+    def _least_rate(self, kind: PrefixClass, level: int, oldest: int) -> float:
+        """The lowest rate of reuse from where a level begins up to an age."""
+        least = self._odds.rate(kind, oldest)
+        for at in range(level, LEVELS):
+            if FIRST_AGES[at] > oldest:
+                break
+            # Between the ages at which levels begin it changes evenly.
+            least = min(least, self._odds.rates_within(kind, at)[0])
+        return least
+
     def _leave(self, candidate: Candidate) -> None:
         entries = candidate.queue.entries
-        entry = (candidate.stamp, candidate.prefix.order, candidate.prefix.id)
-        del entries[bisect_left(entries, entry)]
-
-    def _head(self, rank: Rank, now: int, excluding: Collection[int]) -> Candidate | None:
-        """The first of a queue that is older than a rank's level begins, and in no later rank."""
-        entries = rank.queue.entries
-        at = bisect_left(entries, (now - rank.beyond + 1,)) if rank.beyond else 0
-        last = now - rank.start
-        while at < len(entries) and entries[at][0] <= last:
-            id = entries[at][2]
-            if id not in excluding:
-                return self._members[id]
-            at += 1
-        return None
+        del entries[_place_of(entries, candidate.entry)]
 
     def _check(self) -> None:
         for key, queue in self._queues.items():
@@ -203,19 +214,51 @@ class Queues:
             levels = [rank.level for rank in queue.ranks]
             assert levels == sorted(set(levels)), "the ranks of a queue are out of order"
         for id, member in self._members.items():
-            entry = (member.stamp, member.prefix.order, id)
+            assert member.entry[1:] == (member.prefix.order, id)
+            assert member.efficiency >= member.queue.floor, "a queue has a member below its floor"
             assert self._queues[member.queue.key] is member.queue
-            assert entry in member.queue.entries, f"prefix {id} stands in no queue"
+            assert member.entry in member.queue.entries, f"prefix {id} stands in no queue"
         entries = sum(len(queue.entries) for queue in self._queues.values())
         assert entries == len(self._members), "a queue has lost count of its members"
 
 
+def _head(rank: Rank, now: int, excluding: Collection[int]) -> Entry | None:
+    """The first of a queue that is older than a rank's level begins, and in no later rank."""
+    entries = rank.queue.entries
+    at = 0
+    if rank.beyond:
+        at = rank.place = _first_since(entries, now - rank.beyond + 1, rank.place)
+    last = now - rank.start
+    while at < len(entries) and entries[at][0] <= last:
+        if entries[at][2] not in excluding:
+            return entries[at]
+        at += 1
+    return None
+
+
+def _place_of(entries: list[Entry], entry: Entry) -> int:
+    """Place of an entry, looked for first at both ends, where most come and go."""
+    if len(entries) > 2 * ENDS:
+        if entry < entries[ENDS]:
+            return bisect_left(entries, entry, 0, ENDS)
+        if entry > entries[-ENDS]:
+            return bisect_left(entries, entry, len(entries) - ENDS)
+    return bisect_left(entries, entry)
+
+
+def _first_since(entries: list[Entry], stamp: int, near: int) -> int:
+    """Place of the first entry that is not before ``stamp``, looked for near a place first."""
+    high = min(near + NEAR, len(entries))
+    low = max(high - 2 * NEAR, 0)
+    if (low == 0 or entries[low - 1][0] < stamp) and (
+        high == len(entries) or entries[high][0] >= stamp
+    ):
+        return bisect_left(entries, (stamp,), low, high)
+    return bisect_left(entries, (stamp,))
+
+
 def _least(rank: Rank) -> float:
     return rank.least
-
-
-def _sooner(one: Candidate, other: Candidate) -> bool:
-    return (one.stamp, one.prefix.order) < (other.stamp, other.prefix.order)
 
 
 def _levels(entries: list[Entry], now: int) -> list[int]:
