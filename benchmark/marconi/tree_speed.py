@@ -7,6 +7,8 @@ that a session is put, turn by turn, whose last prompt has the length of the row
 
 - *match*: the lookup of the last prompt, of which all but the last turn is cached;
 - *insert*: caching that prompt, its state and its last turn's KV;
+- *unlock*: letting go of that prompt's path, when Marconi tells its policy what changed and hashes
+  what left, which it puts off while a request waits for memory;
 - *state*: a call that evicts one state, whatever the policy takes for it;
 - *KV leaf*: a call that evicts one KV leaf.
 
@@ -18,7 +20,8 @@ goes too: that is more work in SGLang's own code. Two rows more are like for lik
 - *leaf's state*: conversations and sessions of one turn, so that every victim is a leaf that goes
   whole.
 
-Each cache evicts right after its own two sessions, so that all find their caches equally cold. All
+Each cache evicts right after sessions of its own, so that all find their caches equally cold; each
+kind of eviction has its own session before it, as long as there are as many lengths of prompts. All
 that is timed ran ``--warm-up`` times before, on sessions of the first length, as the interpreter
 takes some calls to specialise its code. Figures are medians of CPU time; in brackets the ratio to
 stock's Rust core and to its Python core. The caches take turns within every repeat, and each is
@@ -42,7 +45,6 @@ from typing import Any
 import torch
 from cpu_cache import CpuCache, server_context
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
-from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
 TURNS, TURN_TOKENS = 4, 64
@@ -64,11 +66,11 @@ EVICTIONS = {
     "leaf's state": ONE_STATE,
     "KV leaf": ONE_LEAF,
 }
-OPERATIONS = ("match", "insert", *EVICTIONS)
+OPERATIONS = ("match", "insert", "unlock", *EVICTIONS)
 
 #: Tokens of each turn of the conversations that a cache is filled with, and what is timed there.
 FILLINGS: dict[tuple[int, ...], tuple[str, ...]] = {
-    (TURN_TOKENS,) * TURNS: ("match", "insert", "state", "KV leaf"),
+    (TURN_TOKENS,) * TURNS: ("match", "insert", "unlock", "state", "KV leaf"),
     (TURN_TOKENS,) * (TURNS - 1) + (4 * TURN_TOKENS,): ("inner state",),
     (TURN_TOKENS,): ("leaf's state",),
 }
@@ -149,13 +151,13 @@ def measure(
     for _ in range(options.repeats):
         for name in rng.sample(list(caches), len(caches)):
             filled = caches[name]
-            for tokens in options.prompts:
+            for place, tokens in enumerate(options.prompts):
                 for operation, taken in filled.session(tokens).items():
                     if operation in operations:
                         record(times, operation, tokens, name, taken)
-            for operation in evictions:
-                taken, _ = timed(filled.cache.cache.evict, EVICTIONS[operation])
-                record(times, operation, 0, name, taken)
+                for operation in evictions[place :: len(options.prompts)]:
+                    taken, _ = timed(filled.cache.cache.evict, EVICTIONS[operation])
+                    record(times, operation, 0, name, taken)
     gc.unfreeze()
 
 
@@ -231,14 +233,11 @@ class Filled:
                     )
 
     def session(self, tokens: int) -> dict[str, float]:
-        """Put a new session in; microseconds to match and to insert its last prompt."""
+        """Put a new session in; microseconds of each step of its last prompt."""
         prompt = self._prompt(tokens)
         step = tokens // (turns(tokens) if self._in_turns else 1)
         for end in range(step, tokens, step):
             self._turn(prompt[:end])
-        if isinstance(self.cache.cache, MambaRadixCache):
-            # What the turns before left to be noted would have been long ago.
-            self.cache.cache.view.refresh()
         return self._turn(prompt)
 
     def _turn(self, prompt: array[int]) -> dict[str, float]:
@@ -257,8 +256,8 @@ class Filled:
             prev_prefix_len=held,
         )
         insert, _ = timed(cache.insert, insertion)
-        cache.unlock(lock)
-        return {"match": match, "insert": insert}
+        unlock, _ = timed(cache.unlock, lock)
+        return {"match": match, "insert": insert, "unlock": unlock}
 
     def _prompt(self, tokens: int) -> array[int]:
         first = next(self._fresh) << 20

@@ -75,7 +75,7 @@ def test_one_budget_saves_more_than_a_split_that_wastes_states(trace):
     assert saved["elastic", "value"] >= saved["elastic", "lru"]
 
 
-PUBLISHED = ("s3fifo", "arc:line", "lirs", "lhd:tail", "2q", "sieve:line")
+PUBLISHED = ("s3fifo", "arc", "lirs", "lhd:tail", "2q", "sieve:line")
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)

@@ -152,7 +152,7 @@ def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, core, cap):
 @pytest.mark.parametrize("policy", [2, 3])
 def test_a_view_that_catches_up_bit_by_bit_stays_sound(policy, monkeypatch):
     monkeypatch.setattr(mamba_radix_view, "MOST_MARKED", 2)
-    monkeypatch.setattr(mamba_radix_view, "CAUGHT_UP", 2)
+    monkeypatch.setattr(mamba_radix_view, "REPORTED_AT_ONCE", 2)
     monkeypatch.setattr(policies, "MOST_HITS", 1)
     harness = TreeHarness(policy)
     for seed in range(30):

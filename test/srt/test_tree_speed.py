@@ -18,7 +18,7 @@ def rows(text: str) -> list[list[str]]:
 def test_a_row_for_every_operation_and_size(capsys):
     tree_speed.main(["--nodes", "8", "13", "--prompts", "256", "512", "--repeats", "2"])
     table = rows(capsys.readouterr().out)
-    operations = ["match 256", "match 512", "insert 256", "insert 512"]
+    operations = [f"{name} {size}" for name in ("match", "insert", "unlock") for size in (256, 512)]
     operations += ["evict one state", "evict one inner state", "evict a leaf's state"]
     operations += ["evict one KV leaf"]
     assert [row[:2] for row in table] == [[n, o] for n in ("8", "13") for o in operations]

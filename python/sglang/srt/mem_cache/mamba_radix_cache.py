@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
@@ -156,19 +155,16 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     # -- eviction walks
 
-    def eviction_starts(self) -> None:
-        """SGLang begins a walk; one of several over shared memory is no operation of its own."""
-        if self._shared.walk is None:
-            self.view.tick()
-
     def begin_walk(self, pool: Pool) -> bool:
         """``pool`` is short; whether the policy chooses the victims, and not SGLang."""
+        self.view.tick()
         self.start_shortage(pool)
         self._was_short = True
         return pool in self.policy.pools
 
     def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | SingleVictim | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
+        # One of several over shared memory is no operation of its own.
         if self._shared.walk is not None:
             return self._shared.walk
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
@@ -189,9 +185,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
         result = super().dec_lock_ref(node_id, params, skip_swa)
-        # What fails stays marked, for a decision to meet again, fall back to LRU and count.
-        with suppress(Exception):
-            self.view.request_let_go()
+        self.request_let_go()
         return result
 
     # -- lookups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_view import MambaRadixView
@@ -16,18 +17,23 @@ from sglang.srt.mem_cache.marconi.policy import ReturnObserver
 from sglang.srt.mem_cache.marconi.stats import Lookup
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
+#: Deleted prefixes that may have yet to be hashed.
+MOST_DELETED = 32
+
 
 class MambaRadixLookups:
     """Explains the lookup of every request, once, as of its last match before prefill.
 
     A match costs a walk over the nodes between the state it found and the KV that still lives.
     Where it leaves that along a deleted prefix, the tokens of the path are hashed too, once a node.
+    A deleted prefix is only noted, and hashed in :meth:`settle` or before a question.
     """
 
     def __init__(self, view: MambaRadixView) -> None:
         self._view = view
         self._tree: TreeReader | None = None
         self._ghosts = Ghosts()
+        self._deleted: deque[tuple[Any, bool]] = deque()
         self._had_state: set[int] = set()
         self._digests: dict[int, PrefixDigest] = {}
 
@@ -37,6 +43,7 @@ class MambaRadixLookups:
     def clear(self) -> None:
         """The tree was emptied on purpose: what it held is not lost to eviction."""
         self._ghosts.clear()
+        self._deleted.clear()
         self._had_state.clear()
         self._digests.clear()
 
@@ -50,14 +57,15 @@ class MambaRadixLookups:
 
     def prefix_deleted(self, node: Any) -> None:
         """``node`` is about to leave the tree."""
-        self._ghosts.add(
-            self._digest(node.parent, node.key),
-            self._reader().tokens_of(node.key),
-            node.id in self._had_state,
-            node.id,
-        )
+        self._deleted.append((node, node.id in self._had_state))
         self._had_state.discard(node.id)
-        self._digests.pop(node.id, None)
+        if len(self._deleted) > MOST_DELETED:
+            self._remember(*self._deleted.popleft())
+
+    def settle(self) -> None:
+        """Remember the prefixes that were deleted since."""
+        while self._deleted:
+            self._remember(*self._deleted.popleft())
 
     def note(self, req: Any, key: Any, *, hit: int, kv_alive: int, last: Any) -> None:
         """Keep on the request where its prompt stands in a match.
@@ -74,7 +82,7 @@ class MambaRadixLookups:
         deepest_state, lost = self._deepest_lost_state(last, hit)
         deepest_kv = kv_alive
         state_kv_alive = True
-        if kv_alive < len(key) and len(self._ghosts) and self._may_lead_on(key, kv_alive):
+        if kv_alive < len(key) and self._may_lead_on(key, kv_alive):
             alive = self._digest(last, key)
             if alive.length == kv_alive:
                 ghost = self._ghosts.look_up(alive, self._reader().tokens_of(key)[kv_alive:])
@@ -84,6 +92,8 @@ class MambaRadixLookups:
                     lost = ghost.state_owner
         policy = self._view.policy
         if lost is not None and isinstance(policy, ReturnObserver):
+            # It must have heard that the prefix left.
+            self._view.report_left()
             policy.on_return(lost, self._view.now)
         req.marconi_lookup = Lookup(
             len(req.origin_input_ids), hit, deepest_state, deepest_kv, state_kv_alive
@@ -102,7 +112,16 @@ class MambaRadixLookups:
         assert self._tree is not None
         return self._tree
 
+    def _remember(self, node: Any, had_state: bool) -> None:
+        # It left the tree, but what leads to it from the root is still what it was.
+        parent, tokens = self._digest(node.parent, node.key), self._reader().tokens_of(node.key)
+        self._ghosts.add(parent, tokens, had_state, node.id)
+        self._digests.pop(node.id, None)
+
     def _may_lead_on(self, key: Any, kv_alive: int) -> bool:
+        self.settle()
+        if not len(self._ghosts):
+            return False
         number = kv_alive // BLOCK_TOKENS
         tokens = self._reader().tokens_of(key)
         block = tokens[number * BLOCK_TOKENS : min((number + 1) * BLOCK_TOKENS, len(key))]

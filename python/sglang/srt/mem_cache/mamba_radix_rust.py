@@ -13,8 +13,7 @@ calls into a :class:`TreeMirror`, and a victim is evicted by operations that the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,6 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
 
@@ -40,8 +37,7 @@ FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
 _STATE_ONLY = [int(FULL)]
 
 
-def _pool_of(component_type: ComponentType) -> Pool:
-    return Pool.KV if component_type is FULL else Pool.STATE
+_POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
 
 
 def _evicting_all_excess(**options: Any) -> Any:
@@ -112,7 +108,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         view = self.cache.view
         view.tick()
         if view.is_behind:
-            self.cache.report(view.catch_up)
+            self.cache.report(view.settle)
 
     def resume_insert(self) -> Any:
         return self._noting_insert(super().resume_insert())
@@ -209,9 +205,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     # -- eviction
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
-        self.cache.eviction_starts()
         self._wanted = request_cnt
-        self._chooses = self.cache.begin_walk(_pool_of(component_type))
+        self._chooses = self.cache.begin_walk(_POOLS[component_type])
         self._lru_walk = None
         if self._chooses:
             if component_type is FULL:
@@ -230,7 +225,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             return result
         if tracker[component_type] >= self._wanted:
             return EvictDeviceNextNodeResult()
-        pool = _pool_of(component_type)
+        pool = _POOLS[component_type]
         try:
             node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
         except Exception as error:
@@ -271,15 +266,17 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     def _evict_state(self, node: MirrorNode) -> Any:
         """Evict the unlocked state of a node that is no evictable leaf."""
         if len(node.children) != 1:
-            with self._holding(self._used_before(node)):
+            held = self._hold(self._used_before(node))
+            try:
                 return self._evict_least_recent(MAMBA)
+            finally:
+                self._let_go(held)
         (below,) = node.children.values()
-        above = self._excess_above(node)
-        if above:
-            with self._holding(above):
-                freed = self._binding.evict_excess_path_states(below.id)
-        else:
+        held = self._hold(self._excess_above(node))
+        try:
             freed = self._binding.evict_excess_path_states(below.id)
+        finally:
+            self._let_go(held)
         states = freed.new_device_frees.get(int(MAMBA), [])
         if not states:
             error = RuntimeError(f"the tree core kept the state of node {node.id}")
@@ -310,21 +307,19 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self.mirror.drop_state(node)
         self.cache.view.state_came_or_went(node)
 
-    @contextmanager
-    def _holding(self, nodes: Iterable[MirrorNode]) -> Iterator[None]:
-        """Lock the states of ``nodes`` for a moment, unknown to the view."""
-        lock, unlock = self._binding.inc_lock_ref, self._binding.dec_lock_ref
+    def _hold(self, nodes: Iterable[MirrorNode]) -> list[int]:
+        """Lock the states of ``nodes`` for a moment, unknown to the view; whose it did lock."""
         held = [node.id for node in nodes if not node.state_locks]
         for id in held:
-            lock(id, _STATE_ONLY)
-        try:
-            yield
-        finally:
-            for id in held:
-                receipt = bindings.DecLockRefParamsBinding(
-                    node_id=id, skipped_lock_components=_STATE_ONLY
-                )
-                unlock(id, receipt)
+            self._binding.inc_lock_ref(id, _STATE_ONLY)
+        return held
+
+    def _let_go(self, held: list[int]) -> None:
+        for id in held:
+            receipt = bindings.DecLockRefParamsBinding(
+                node_id=id, skipped_lock_components=_STATE_ONLY
+            )
+            self._binding.dec_lock_ref(id, receipt)
 
     def _used_before(self, node: MirrorNode) -> Iterator[MirrorNode]:
         for other in self.mirror.states.values():

@@ -48,13 +48,11 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         self._begin(params)
         return super().begin_insert(params)
 
-    def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
-        self.cache.eviction_starts()
-        super().evict_device_start(component_type, request_cnt)
-
     def _begin(self, params: Any) -> None:
-        self.cache.view.tick()
-        self.cache.report(self.cache.view.catch_up)
+        view = self.cache.view
+        view.tick()
+        if view.is_behind:
+            self.cache.report(view.settle)
         if not self.is_eagle:
             params.key = plain_key(params.key)
 

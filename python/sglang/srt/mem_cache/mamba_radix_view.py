@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, orders_shared_memory
+from sglang.srt.mem_cache.marconi.policy import (
+    REPORTED_AT_ONCE,
+    EvictionPolicy,
+    orders_shared_memory,
+)
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
-#: Marked nodes that a decision may find, unless more were marked since :meth:`catch_up`.
+#: Marked nodes that are left for a decision to find.
 MOST_MARKED = 64
-#: Nodes that one call of it brings up to date.
-CAUGHT_UP = 8
 
 
 class MambaRadixView:
     """One :class:`CachedPrefix` for every tree node that holds a state or is an evictable leaf.
 
-    Tree events only mark nodes; :meth:`refresh` brings the marked ones up to date and tells the
-    policy, before each decision. An event costs O(1), except that a state that comes or goes, and
-    a fork that opens or closes, mark the nodes below it down to the next states: their surviving
-    ancestor changed. A policy that orders no pool is told nothing until another replaces it.
+    Tree events only mark nodes. The marked ones are brought up to date, and the policy is told,
+    when a request lets go of its path (:meth:`settle`), and what is left before a decision
+    (:meth:`refresh`). An event costs O(1), except that a state that comes or goes, and a fork that
+    opens or closes, mark the nodes below it down to the next states: their surviving ancestor
+    changed. A policy that orders no pool is told nothing until another replaces it.
 
     The clock counts tree operations (matches, inserts, eviction walks) and is the same on every
     tensor-parallel rank, because all ranks perform the same operations in the same order.
@@ -34,6 +39,7 @@ class MambaRadixView:
         self._tree: TreeReader | None = None
         self._prefixes: dict[int, CachedPrefix] = {}
         self._marked: dict[int, Any] = {}
+        self._left: deque[CachedPrefix] = deque()
         self._depths: dict[int, int] = {}
         self._last_access: dict[int, int] = {}
         self._child_counts: dict[int, int] = {}
@@ -56,6 +62,7 @@ class MambaRadixView:
 
     def clear(self) -> None:
         """Forget all prefixes; the clock goes on."""
+        self.report_left()
         for prefix in self._prefixes.values():
             self.policy.on_remove(prefix)
         for table in (
@@ -146,7 +153,7 @@ class MambaRadixView:
         self._child_counts.pop(node.id, None)
         prefix = self._prefixes.pop(node.id, None)
         if prefix is not None:
-            self.policy.on_remove(prefix)
+            self._left.append(prefix)
 
     # -- answers
 
@@ -165,37 +172,31 @@ class MambaRadixView:
             self._depths[node.id] = depth
         return depth
 
+    def report_left(self) -> None:
+        """Report to the policy what left the tree."""
+        while self._left:
+            self.policy.on_remove(self._left[0])
+            self._left.popleft()
+
     def refresh(self) -> None:
-        """Bring all marked prefixes up to date and report them to the policy."""
-        marked, self._marked = self._marked, {}
-        for node in marked.values():
-            self._refresh_node(node)
+        """Report to the policy all that changed or left."""
+        self.report_left()
+        self._refresh_marked(list(self._marked.values()))
 
-    def request_let_go(self) -> None:
-        """Settle what a request changed, not only when memory is short."""
-        if self._marked and getattr(self.policy, "is_timeless", False):
-            self._settle()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether :meth:`catch_up` has something to do."""
-        return len(self._marked) > MOST_MARKED
-
-    def catch_up(self) -> None:
-        """Bring a few up to date where many are marked, so that no decision meets them all.
+    def settle(self) -> None:
+        """Report what left and the first few that changed, not only when memory is short.
 
         To be called between operations on the tree, while it is whole.
         """
-        if self.is_behind:
-            self._settle()
+        if self._left:
+            self.report_left()
+        if self._marked:
+            self._refresh_marked(list(islice(self._marked.values(), REPORTED_AT_ONCE)))
 
-    def _settle(self) -> None:
-        """Bring a few up to date, the first that were marked."""
-        marked = self._marked
-        for _ in range(min(CAUGHT_UP, len(marked))):
-            node = next(iter(marked.values()))
-            self._refresh_node(node)
-            del marked[node.id]
+    @property
+    def is_behind(self) -> bool:
+        """Whether a decision would meet so many changes that some should be reported before."""
+        return len(self._marked) > MOST_MARKED
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
@@ -221,7 +222,8 @@ class MambaRadixView:
             excluding: ids to pass over.
         """
         assert self._tree is not None
-        self.refresh()
+        if self._left or self._marked:
+            self.refresh()
         if pool is not None and orders_shared_memory(self.policy):
             stay = (id for id, prefix in self._prefixes.items() if not prefix.may_leave(pool))
             excluding = {*excluding, *stay}
@@ -256,6 +258,12 @@ class MambaRadixView:
             self._marked[child.id] = child
             if not self._tree.state_survives(child):
                 stack.extend(child.children.values())
+
+    def _refresh_marked(self, nodes: list[Any]) -> None:
+        """Bring these up to date; one at which that fails stays marked."""
+        for node in nodes:
+            self._refresh_node(node)
+            del self._marked[node.id]
 
     def _refresh_node(self, node: Any) -> None:
         assert self._tree is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from sglang.srt.mem_cache.marconi.tree import TreeReader
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice, untuned
 
 logger = logging.getLogger(__name__)
+
+# Reading an Enum's value takes Python code of the enum module.
+_NAMES = {pool: pool.value for pool in Pool}
 
 
 class MarconiAccounts:
@@ -108,6 +112,13 @@ class MarconiAccounts:
         """``node`` is about to leave the tree."""
         self._lookups.prefix_deleted(node)
 
+    def request_let_go(self) -> None:
+        """Do what was put off, for the tree is whole and no memory is short."""
+        # What fails stays to be reported: a decision meets it again, falls back to LRU and counts.
+        with suppress(Exception):
+            self.view.settle()
+        self.report(self._lookups.settle)
+
     def count_victim(self, node: Any, kind: VictimKind, *, kv_tokens: int) -> None:
         """``node`` is about to lose its state, its ``kv_tokens`` tokens of KV, or both."""
         cost = self.marconi.cost
@@ -128,7 +139,7 @@ class MarconiAccounts:
     # -- which pool is short
 
     def start_shortage(self, pool: Pool) -> None:
-        self._short_of = pool.value
+        self._short_of = _NAMES[pool]
 
     def end_shortage(self) -> None:
         self._short_of = self._at_rest

@@ -14,6 +14,8 @@ from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
 
 #: Hits that policy 2 may have yet to enter, so that a decision after a long time takes none.
 MOST_HITS = 32
+#: Changed prefixes that an adapter reports when a request lets go of its path.
+REPORTED_AT_ONCE = 8
 
 
 class EvictionPolicy(Protocol):
@@ -80,17 +82,11 @@ class LruPolicy:
 class MarconiPolicy:
     """Policy 2, the paper's (section 4.2): evict the lowest recency + alpha * FLOP efficiency.
 
-    Attributes:
-        is_timeless: its victims do not depend on when it is told of a change, so that an adapter
-            may tell it before a decision is due.
-
     Args:
         pools: whose victims it chooses.
         shared: both pools are one memory, as in the paper: whichever is short, the lowest score
             among states and leaves of KV goes.
     """
-
-    is_timeless = True
 
     def __init__(
         self,

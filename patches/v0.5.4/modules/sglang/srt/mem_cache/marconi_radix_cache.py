@@ -170,6 +170,7 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
     def dec_lock_ref(self, node: TreeNode) -> None:
         super().dec_lock_ref(node)
         self.report(self.view.changed, node)
+        self.request_let_go()
 
     def _split_node(self, key: Any, child: TreeNode, split_len: int) -> TreeNode:
         upper = super()._split_node(key, child, split_len)

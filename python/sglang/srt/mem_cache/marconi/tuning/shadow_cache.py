@@ -170,6 +170,8 @@ class ShadowCache:
         for block in reversed(hashes[hit:lookup]):
             id = self._evicted.get(block)
             if id is not None:
+                # The policy must have heard that the prefix left.
+                self.tree.view.report_left()
                 self.policy.on_return(id, self.tree.now)
                 return
 

@@ -128,15 +128,16 @@ class ShadowTree:
             above = above.parent
 
     def unlock(self, node: ShadowNode) -> None:
-        if node.parent is None:
-            return
-        node.state_locks -= 1
-        self.view.mark(node)
-        above: ShadowNode | None = node
-        while above is not None:
-            above.locks -= 1
-            above = above.parent
-        self._queue_leaf(node)
+        """Let go of the path to ``node``."""
+        if node.parent is not None:
+            node.state_locks -= 1
+            self.view.mark(node)
+            above: ShadowNode | None = node
+            while above is not None:
+                above.locks -= 1
+                above = above.parent
+            self._queue_leaf(node)
+        self.view.settle(self.now)
 
     # -- victims
 

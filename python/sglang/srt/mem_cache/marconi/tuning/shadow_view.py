@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.policy import REPORTED_AT_ONCE, EvictionPolicy
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 
 
 class ShadowView:
-    """Marks nodes that changed, and reports them before a decision; nothing under LRU."""
+    """Marks nodes that changed, and reports them when a request lets go of its path.
+
+    What is left is reported before a decision. Nothing is under LRU.
+    """
 
     def __init__(self, policy: EvictionPolicy, block_tokens: int) -> None:
         self.policy = policy
         self._block_tokens = block_tokens
         self._observed = bool(policy.pools)
         self._marked: dict[int, ShadowNode] = {}
+        self._left: list[CachedPrefix] = []
         self._next_order = 0
 
     def replace_policy(self, policy: EvictionPolicy, nodes: Iterable[ShadowNode], now: int) -> None:
@@ -32,7 +37,7 @@ class ShadowView:
         """``node`` left the tree."""
         self._marked.pop(node.id, None)
         if node.prefix is not None:
-            self.policy.on_remove(node.prefix)
+            self._left.append(node.prefix)
 
     def mark(self, node: ShadowNode) -> None:
         if self._observed and node.parent is not None:
@@ -57,10 +62,24 @@ class ShadowView:
             if not child.has_state:
                 stack.extend(child.children.values())
 
+    def report_left(self) -> None:
+        """Report to the policy what left the tree."""
+        for prefix in self._left:
+            self.policy.on_remove(prefix)
+        self._left.clear()
+
     def refresh(self, now: int) -> None:
-        """Report all marked prefixes to the policy, at tick ``now``."""
-        marked, self._marked = self._marked, {}
-        for node in marked.values():
+        """Report to the policy, at tick ``now``, all that changed or left."""
+        self._report(now, len(self._marked))
+
+    def settle(self, now: int) -> None:
+        """Report what left and the first few that changed."""
+        self._report(now, REPORTED_AT_ONCE)
+
+    def _report(self, now: int, most: int) -> None:
+        self.report_left()
+        for node in list(islice(self._marked.values(), most)):
+            del self._marked[node.id]
             self._refresh_node(node, now)
 
     def _refresh_node(self, node: ShadowNode, now: int) -> None:
