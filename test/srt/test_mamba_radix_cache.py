@@ -162,6 +162,22 @@ def test_a_view_that_catches_up_bit_by_bit_stays_sound(policy, monkeypatch):
 
 
 @on_both_cores
+def test_a_policy_hears_of_what_left_when_a_request_lets_go(monkeypatch):
+    harness = TreeHarness(2)
+    kept, gone = sequence(20, 1), sequence(20, 2)
+    harness.insert(kept)
+    harness.insert(gone)
+    lock = harness.lock(kept)
+    removed = []
+    policy = harness.cache.view.policy
+    monkeypatch.setattr(policy, "on_remove", lambda prefix: removed.append(prefix.depth))
+    harness.cache.evict(1)
+    assert harness.victims and not removed, "an eviction only notes it"
+    harness.unlock(lock)
+    assert removed == [20]
+
+
+@on_both_cores
 def test_a_decision_after_a_long_time_finds_few_marks():
     harness = TreeHarness(2, kv_tokens=4000, state_slots=400)
     for first in range(300):

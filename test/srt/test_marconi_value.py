@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from sglang.srt.mem_cache.marconi.value.odds import (
     prefix_class,
 )
 from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy
+from sglang.srt.mem_cache.marconi.value.queues import _first_since, _place_of
 
 
 class LinearCost:
@@ -429,3 +431,14 @@ def test_the_server_takes_it_by_number():
     assert isinstance(policy, ValuePolicy) and policy.pools == frozenset(Pool)
     with pytest.raises(MarconiConfigError, match=r"--marconi-eff-weight is 0\.5 but"):
         MarconiConfig.from_options({"marconi_evict_policy": 3, "marconi_eff_weight": 0.5})
+
+
+stamps = st.lists(st.integers(0, 60), max_size=120).map(sorted)
+
+
+@given(stamps, st.integers(0, 61), st.integers(0, 130))
+def test_where_a_queue_is_searched_first_does_not_change_what_is_found(stamps, stamp, near):
+    entries = [(at, order, order) for order, at in enumerate(stamps)]
+    assert _first_since(entries, stamp, near) == bisect_left(entries, (stamp,))
+    for entry in ((stamp, near, near), *entries[:: max(1, len(entries) // 8)]):
+        assert _place_of(entries, entry) == bisect_left(entries, entry)
