@@ -363,12 +363,12 @@ def test_an_error_in_the_view_makes_decisions_lru_until_the_next_flush(monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(harness.cache.view, "leaf_sets_updated", None)
         harness.insert(sequence(10, 2))
-    assert not harness.cache.view_is_sound and harness.cache.stats.errors > 0
+    assert not harness.cache.view.is_sound and harness.cache.stats.errors > 0
     harness.cache.evict_mamba(1)
     assert harness.states() == {tuple(sequence(10, 2))}
     assert harness.cache.stats.fallbacks["state"] == 1
     harness.cache.reset()
-    assert harness.cache.view_is_sound
+    assert harness.cache.view.is_sound
 
 
 # -- why tokens were lost
@@ -526,8 +526,57 @@ def test_a_price_that_fails_when_a_request_lets_go_costs_no_later_decision():
     assert asked, "nothing was settled"
     prices._efficiency = price
     harness.cache.evict_mamba(1)
-    assert harness.cache.view_is_sound
+    assert harness.cache.view.is_sound
     assert not harness.cache.stats.fallbacks and not harness.cache.stats.errors
+    harness.check()
+
+
+@on_both_cores
+def test_a_price_that_always_fails_holds_nothing_else_up():
+    """The prefix without a price stays behind the others, which the policy goes on to hear of."""
+    harness = TreeHarness(2, kv_tokens=4096, state_slots=80)
+    prices = harness.cache.policy._candidates
+    price, bad = prices._efficiency, sequence(20, 1)
+
+    def fails(prefix):
+        if prefix.depth == len(bad):
+            raise ValueError("no price")
+        return price(prefix)
+
+    prices._efficiency = fails
+    harness.insert(bad)
+    for seed in range(2, 60):
+        harness.insert(sequence(40, seed))
+    assert harness.cache.view.is_sound
+    assert len(harness.cache.view._marked) <= 2
+    harness.cache.evict_mamba(3)
+    assert harness.cache.stats.fallbacks["state"] == 1, "LRU takes the one without a price first"
+    harness.check()
+
+
+@on_both_cores
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_policy_that_cannot_forget_decides_nothing_until_a_flush(number, monkeypatch):
+    """What left is not kept for it either; the flush puts a new one in its place."""
+    harness = TreeHarness(number)
+
+    def broken(prefix):
+        raise KeyError("what left is not known")
+
+    monkeypatch.setattr(harness.cache.policy, "on_remove", broken)
+    for seed in range(40):
+        harness.insert(sequence(40, seed))
+        if seed > 20:
+            harness.cache.evict(40)
+    assert not harness.cache.view.is_sound and harness.cache.stats.errors > 0
+    assert len(harness.cache.view._left) <= 1
+    harness.cache.reset()
+    harness.requests.mamba_allocator.clear()
+    harness.allocator.clear()
+    assert harness.cache.view.is_sound
+    fallbacks, harness.cache.stats.errors = dict(harness.cache.stats.fallbacks), 0
+    random_life(harness, 1, 60)
+    assert dict(harness.cache.stats.fallbacks) == fallbacks
     harness.check()
 
 

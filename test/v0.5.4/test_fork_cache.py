@@ -282,12 +282,12 @@ def test_an_error_in_the_view_makes_decisions_lru_until_the_next_flush(monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(harness.cache.view, "leaf_sets_updated", None)
         harness.insert(sequence(10, 2))
-    assert not harness.cache.view_is_sound and harness.cache.stats.errors > 0
+    assert not harness.cache.view.is_sound and harness.cache.stats.errors > 0
     harness.cache.evict_mamba(1)
     assert harness.states() == {tuple(sequence(10, 2))}
     assert harness.cache.stats.fallbacks["state"] == 1
     harness.cache.reset()
-    assert harness.cache.view_is_sound
+    assert harness.cache.view.is_sound
 
 
 # -- counters

@@ -175,7 +175,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         Raises:
             RuntimeError: an event of the tree was lost.
         """
-        if not self.view_is_sound:
+        if not self.view.is_sound:
             raise RuntimeError("the view of the tree is not sound until the next reset")
         return self.view.victim(pool, excluding=excluding)
 

@@ -108,7 +108,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         view = self.cache.view
         view.tick()
         if view.is_behind:
-            self.cache.report(view.settle)
+            self.cache.attempt(view.settle)
 
     def resume_insert(self) -> Any:
         return self._noting_insert(super().resume_insert())
@@ -211,7 +211,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         if self._chooses:
             if component_type is FULL:
                 self._leaves.forget_order()
-        elif component_type is FULL and self._keeps_lru and self.cache.view_is_sound:
+        elif component_type is FULL and self._keeps_lru and self.cache.view.is_sound:
             self._lru_walk = self._leaves.walk()
         else:
             super().evict_device_start(component_type, request_cnt)

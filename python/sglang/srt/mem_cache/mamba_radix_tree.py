@@ -52,7 +52,7 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         view = self.cache.view
         view.tick()
         if view.is_behind:
-            self.cache.report(view.settle)
+            self.cache.attempt(view.settle)
         if not self.is_eagle:
             params.key = plain_key(params.key)
 

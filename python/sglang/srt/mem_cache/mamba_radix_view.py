@@ -30,10 +30,14 @@ class MambaRadixView:
 
     The clock counts tree operations (matches, inserts, eviction walks) and is the same on every
     tensor-parallel rank, because all ranks perform the same operations in the same order.
+
+    A change that the policy fails to take in stays marked. ``is_sound`` tells whether the policy
+    knows of all that left, without which it could offer what is gone.
     """
 
     def __init__(self, policy: EvictionPolicy) -> None:
         self.policy = policy
+        self.is_sound = True
         self._observed = bool(policy.pools)
         self.now = 0
         self._tree: TreeReader | None = None
@@ -62,9 +66,7 @@ class MambaRadixView:
 
     def clear(self) -> None:
         """Forget all prefixes; the clock goes on."""
-        self.report_left()
-        for prefix in self._prefixes.values():
-            self.policy.on_remove(prefix)
+        self._left.extend(self._prefixes.values())
         for table in (
             self._prefixes,
             self._marked,
@@ -73,6 +75,14 @@ class MambaRadixView:
             self._child_counts,
         ):
             table.clear()
+        self.is_sound = True
+        self.report_left()
+
+    def start_over(self, policy: EvictionPolicy) -> None:
+        """Put a new policy in force after :meth:`clear`, one that need not forget anything."""
+        self._left.clear()
+        self.is_sound = True
+        self.replace_policy(policy)
 
     def replace_policy(self, policy: EvictionPolicy) -> None:
         """Put another policy in force, which learns of all prefixes in their old order.
@@ -175,8 +185,12 @@ class MambaRadixView:
     def report_left(self) -> None:
         """Report to the policy what left the tree."""
         while self._left:
-            self.policy.on_remove(self._left[0])
-            self._left.popleft()
+            prefix = self._left.popleft()
+            try:
+                self.policy.on_remove(prefix)
+            except Exception:
+                self.is_sound = False
+                raise
 
     def refresh(self) -> None:
         """Report to the policy all that changed or left."""
@@ -260,10 +274,17 @@ class MambaRadixView:
                 stack.extend(child.children.values())
 
     def _refresh_marked(self, nodes: list[Any]) -> None:
-        """Bring these up to date; one at which that fails stays marked."""
+        """Bring these up to date; one at which that fails stays marked, behind the others."""
+        failed = None
         for node in nodes:
-            self._refresh_node(node)
             del self._marked[node.id]
+            try:
+                self._refresh_node(node)
+            except Exception as error:
+                self._marked[node.id] = node
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _refresh_node(self, node: Any) -> None:
         assert self._tree is not None

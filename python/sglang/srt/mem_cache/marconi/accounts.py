@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +41,6 @@ class MarconiAccounts:
         self.stats.eff_weight = self.choice.eff_weight
         self.policy = setup.policy or self._policy_of(self.choice)
         self.view = MambaRadixView(self.policy)
-        self.view_is_sound = True
         self._at_rest = at_rest
         self._short_of = at_rest
         self._warned: set[str] = set()
@@ -55,7 +53,7 @@ class MarconiAccounts:
 
     def describe_accounts(self, tree: str) -> dict[str, object]:
         """What is configured and what it did so far, as plain JSON types; ``tree`` is its name."""
-        self.report(self.view.refresh)
+        self.attempt(self.view.refresh)
         return {
             **self.marconi.config.as_dict(),
             "policy": self.choice.config.policy_name,
@@ -88,8 +86,19 @@ class MarconiAccounts:
         try:
             event(*args)
         except Exception as error:
-            self.view_is_sound = False
+            self.view.is_sound = False
             self.count_error("event", error)
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Let the view do now what a decision would do first.
+
+        What stays to be done when it fails a decision meets again, falls back to LRU and counts.
+        """
+        try:
+            step()
+        except Exception as error:
+            if not self.view.is_sound:
+                self.count_error("event", error)
 
     def forget_tree(self) -> None:
         """The tree was emptied."""
@@ -100,8 +109,10 @@ class MarconiAccounts:
                 self.stats.victims.total(),
                 self.stats.victim_digest.hex(),
             )
-        self.view_is_sound = True
         self.report(self.view.clear)
+        if not self.view.is_sound:
+            self.policy = self._policy_of(self.choice)
+            self.report(self.view.start_over, self.policy)
         self.report(self._lookups.clear)
 
     def state_created(self, node: Any) -> None:
@@ -114,9 +125,7 @@ class MarconiAccounts:
 
     def request_let_go(self) -> None:
         """Do what was put off, for the tree is whole and no memory is short."""
-        # What fails stays to be reported: a decision meets it again, falls back to LRU and counts.
-        with suppress(Exception):
-            self.view.settle()
+        self.attempt(self.view.settle)
         self.report(self._lookups.settle)
 
     def count_victim(self, node: Any, kind: VictimKind, *, kv_tokens: int) -> None:

@@ -96,7 +96,7 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
     def _victim(self, pool: Pool) -> TreeNode | None:
         """The policy's victim; ``None`` leaves this decision to LRU."""
         try:
-            if not self.view_is_sound:
+            if not self.view.is_sound:
                 raise RuntimeError("the view of the tree is not sound until the next reset")
             return self.view.victim(pool)
         except Exception as error:
