@@ -4,10 +4,15 @@
 
 The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
 runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
-starts with another server. The first table gives means over the runs with ratios to stock's. The
-second has, of the runs alone, the median of each run's own ratio of rates and the CPU time of each
-server's processes, which a slow moment of the machine disturbs less than mean rates, and what
-SGLang's own metrics say of the calls that evict KV (``sglang:eviction_duration_seconds``).
+starts with another server. All of that is done anew a few times, with other processes, for two
+servers with the same flags differ by several percent for as long as they run.
+
+The first table gives means over the runs with ratios to stock's. The second has, of the runs
+alone, the median of each run's own ratio of rates and the CPU time of each server's processes,
+which a slow moment of the machine disturbs less than mean rates, and what SGLang's own metrics say
+of the model's forwards, of the rest of the scheduler's steps
+(``sglang:scheduler_stage_seconds_total``) and of the calls that evict
+(``sglang:eviction_duration_seconds``). The last has each launch's ratio of rates.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import psutil
@@ -42,6 +47,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "policy-3": ("--marconi-evict-policy", "3"),
 }
 EVICTIONS = "sglang:eviction_duration_seconds"
+STAGES = "sglang:scheduler_stage_seconds_total"
 #: Seconds; upper bounds of buckets of that metric.
 LIMITS = ("0.001", "0.002", "0.005", "0.01")
 
@@ -55,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             logs = options.log_dir or Path(scratch)
             logs.mkdir(parents=True, exist_ok=True)
             flags = {name: (*FLAGS[name], *common_flags(options)) for name in options.servers}
-            with launch_servers(options.model, flags, logs, port=options.port) as servers:
-                rows = measure(servers, options)
+            rows: list[dict[str, Any]] = []
+            for launch in range(options.launches):
+                with launch_servers(options.model, flags, logs, port=options.port) as servers:
+                    rows += measure(servers, options, launch)
     except (ServerFailed, ServerUnreachable, OSError) as error:
         print(f"server_overhead: {error}", file=sys.stderr)
         return 1
@@ -67,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(sorted(mean_rows(rows), key=lambda row: order.index(row["server"]))))
     print()
     print(markdown_table(cost_table(rows, order)))
+    print()
+    print(markdown_table(launch_table(rows, order)))
     return 0
 
 
@@ -83,7 +93,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--fill", type=int, help="requests before; default: --states")
     parser.add_argument("--requests", type=int, default=600, help="of a run")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each launch")
+    parser.add_argument("--launches", type=int, default=1, help="times that servers start anew")
     parser.add_argument("--port", type=int, default=0, help="first port (default: free ones)")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs here")
     parser.add_argument("--out", type=Path, help="append a JSON row a server and run")
@@ -105,9 +116,12 @@ def common_flags(options: argparse.Namespace) -> tuple[str, ...]:
     )
 
 
-def measure(servers: dict[str, Server], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a server and run."""
+def measure(
+    servers: dict[str, Server], options: argparse.Namespace, launch: int
+) -> list[dict[str, Any]]:
+    """One row a server and run; each launch has another server first."""
     names = list(servers)
+    names = names[launch % len(names) :] + names[: launch % len(names)]
     pace = Pace(None, options.concurrency)
     players = {
         name: Player(
@@ -131,19 +145,24 @@ def measure(servers: dict[str, Server], options: argparse.Namespace) -> list[dic
         for place in range(len(names)):
             name = names[(run + place) % len(names)]
             url = servers[name].base_url
-            counted, evicted = marconi_counters(url), evictions(url)
+            counted, before = marconi_counters(url), scheduler_metrics(url)
             cpu = cpu_seconds(servers[name])
             sent = players[name].play(turns, pace, lambda sent: None)
-            cpu, after = cpu_seconds(servers[name]) - cpu, evictions(url)
+            cpu, after = cpu_seconds(servers[name]) - cpu, scheduler_metrics(url)
             row = {
                 "server": name,
+                "launch": launch,
                 "run": run,
                 **summary(sent),
                 "marconi": counted_between(counted, marconi_counters(url)),
                 "cpu_seconds": cpu,
-                "evictions": {key: after[key] - evicted[key] for key in after},
+                "scheduler": {key: after[key] - before[key] for key in after},
             }
-            print(f"run {run}: {name} {row['requests_per_s']:.1f}/s", file=sys.stderr, flush=True)
+            print(
+                f"launch {launch}, run {run}: {name} {row['requests_per_s']:.1f}/s",
+                file=sys.stderr,
+                flush=True,
+            )
             rows.append(row)
             if options.out is not None:
                 with options.out.open("a") as out:
@@ -168,11 +187,15 @@ def take(workload: Iterator[Turn], count: int) -> list[Turn]:
     return [next(workload) for _ in range(count)]
 
 
-def evictions(url: str) -> dict[str, float]:
-    """Calls that evicted so far, their seconds, and how many took up to each of ``LIMITS``."""
+def scheduler_metrics(url: str) -> dict[str, float]:
+    """What a server's scheduler did so far.
+
+    Calls that evicted, their seconds, and how many took up to each of ``LIMITS``; seconds in the
+    model's forwards and, unless idle, in all the rest.
+    """
     answer = requests.get(url + "/metrics", timeout=ASK_SECONDS)
     answer.raise_for_status()
-    found = dict.fromkeys(("calls", "seconds", *LIMITS), 0.0)
+    found = dict.fromkeys(("calls", "seconds", *LIMITS, "forward", "rest"), 0.0)
     for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
             if sample.name == f"{EVICTIONS}_count":
@@ -181,6 +204,9 @@ def evictions(url: str) -> dict[str, float]:
                 found["seconds"] += sample.value
             elif sample.name == f"{EVICTIONS}_bucket" and sample.labels["le"] in LIMITS:
                 found[sample.labels["le"]] += sample.value
+            elif sample.name == STAGES and sample.labels["category"] != "idle":
+                is_forward = sample.labels["category"] == "run_batch"
+                found["forward" if is_forward else "rest"] += sample.value
     return found
 
 
@@ -197,20 +223,39 @@ def cost_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[lis
     The ratio of rates is that to the first server in the same run, and its median over the runs.
     """
     limits = [f"over {1000 * float(limit):g} ms" for limit in LIMITS]
-    head = ["", "requests/s, median ratio", "CPU, ms a request", "calls that evict", "mean, ms"]
-    lines = [[*head, *limits, "% of the time"]]
-    rates = {(row["server"], row["run"]): row["requests_per_s"] for row in rows}
+    head = ["", "requests/s, median ratio", "CPU, ms a request", "forwards, ms", "the rest, ms"]
+    lines = [[*head, "calls that evict", "mean, ms", *limits, "% of the time"]]
     for name in order:
         runs = [row for row in rows if row["server"] == name]
-        total = {key: sum(run["evictions"][key] for run in runs) for key in runs[0]["evictions"]}
+        total = {key: sum(run["scheduler"][key] for run in runs) for key in runs[0]["scheduler"]}
         mean = 1000 * total["seconds"] / total["calls"] if total["calls"] else 0.0
         share = 100 * total["seconds"] / sum(run["seconds"] for run in runs)
         over = [f"{total['calls'] - total[limit]:.0f}" for limit in LIMITS]
-        cpu = 1000 * sum(run["cpu_seconds"] for run in runs) / sum(run["requests"] for run in runs)
+        sent = sum(run["requests"] for run in runs)
+        spent = (sum(run["cpu_seconds"] for run in runs), total["forward"], total["rest"])
+        each = [f"{1000 * seconds / sent:.2f}" for seconds in spent]
         calls = [f"{total['calls']:.0f}", f"{mean:.3f}", *over]
-        ratio = median(rates[name, run["run"]] / rates[order[0], run["run"]] for run in runs)
-        lines.append([name, f"{ratio:.3f}", f"{cpu:.2f}", *calls, f"{share:.2f}"])
+        ratio = median(ratios(rows, name, order[0]).values())
+        lines.append([name, f"{ratio:.3f}", *each, *calls, f"{share:.2f}"])
     return lines
+
+
+def launch_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[list[str]]:
+    """The median ratio of rates within each launch, and the mean of those."""
+    launches = sorted({row["launch"] for row in rows})
+    lines = [["requests/s, ratio", *(f"launch {number + 1}" for number in launches), "mean"]]
+    for name in order:
+        each = ratios(rows, name, order[0])
+        medians = [median(each[key] for key in each if key[0] == launch) for launch in launches]
+        lines.append([name, *(f"{value:.3f}" for value in (*medians, fmean(medians)))])
+    return lines
+
+
+def ratios(rows: Sequence[dict[str, Any]], name: str, base: str) -> dict[tuple[int, int], float]:
+    """Requests a second of one server to another's, by launch and run."""
+    rates = {(row["server"], row["launch"], row["run"]): row["requests_per_s"] for row in rows}
+    runs = [(row["launch"], row["run"]) for row in rows if row["server"] == name]
+    return {run: rates[name, *run] / rates[base, *run] for run in runs}
 
 
 def _interrupt(number: int, frame: object) -> None:
