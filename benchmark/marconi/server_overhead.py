@@ -4,7 +4,7 @@
 
 The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
 runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
-starts with another server. All of that is done anew a few times, with other processes, for two
+starts with another server. ``--launches`` does all of that anew with other processes, for two
 servers with the same flags differ by several percent for as long as they run.
 
 The first table gives means over the runs with ratios to stock's. The second has, of the runs
@@ -27,7 +27,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import psutil
 import requests
 from demo_servers import Pools, Server, ServerFailed, launch_servers
 from live.history import TokenSource
@@ -48,7 +47,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 EVICTIONS = "sglang:eviction_duration_seconds"
 STAGES = "sglang:scheduler_stage_seconds_total"
-#: Seconds; upper bounds of buckets of that metric.
+#: Seconds; upper bounds of buckets of the time of evictions.
 LIMITS = ("0.001", "0.002", "0.005", "0.01")
 
 
@@ -146,9 +145,9 @@ def measure(
             name = names[(run + place) % len(names)]
             url = servers[name].base_url
             counted, before = marconi_counters(url), scheduler_metrics(url)
-            cpu = cpu_seconds(servers[name])
+            cpu = servers[name].cpu_seconds()
             sent = players[name].play(turns, pace, lambda sent: None)
-            cpu, after = cpu_seconds(servers[name]) - cpu, scheduler_metrics(url)
+            cpu, after = servers[name].cpu_seconds() - cpu, scheduler_metrics(url)
             row = {
                 "server": name,
                 "launch": launch,
@@ -208,13 +207,6 @@ def scheduler_metrics(url: str) -> dict[str, float]:
                 is_forward = sample.labels["category"] == "run_batch"
                 found["forward" if is_forward else "rest"] += sample.value
     return found
-
-
-def cpu_seconds(server: Server) -> float:
-    """CPU time that all processes of a server took so far."""
-    parent = psutil.Process(server.process.pid)
-    times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
-    return float(sum(time.user + time.system for time in times))
 
 
 def cost_table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[list[str]]:

@@ -27,10 +27,10 @@ class PrometheusExporter:
         from prometheus_client import REGISTRY, Counter, Gauge
 
         self._labels = dict(labels)
-        self._registry = REGISTRY if registry is None else registry
+        registry = REGISTRY if registry is None else registry
         names = tuple(labels)
         self._counters: dict[str, Any] = {
-            name: Counter(_PREFIX + name, text, names + extra, registry=self._registry)
+            name: Counter(_PREFIX + name, text, names + extra, registry=registry)
             for name, (text, extra) in _METRICS.items()
         }
         #: Of each counter and label set that was ever above 0: its child, and the value it shows.
@@ -39,7 +39,7 @@ class PrometheusExporter:
             _PREFIX + "eff_weight",
             "Weight of FLOP efficiency in force; 0 under LRU.",
             names,
-            registry=self._registry,
+            registry=registry,
             multiprocess_mode="mostrecent",
         ).labels(**self._labels)
         self._shown_weight: float | None = None
