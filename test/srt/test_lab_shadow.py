@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import statistics
 from array import array
+from pathlib import Path
 
 import pytest
 import staircase_length
@@ -18,16 +21,35 @@ from policies import PolicyContext
 MODEL = "Qwen3-Next-80B-A3B-Instruct"
 
 
+#: How far a mean over the traces may lie apart on two engines.
+CLOSE = 0.02
+
+
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory):
-    """Forty sessions that take turns, each sending back its history."""
-    path = tmp_path_factory.mktemp("shadow") / "sessions.jsonl"
+def traces(tmp_path_factory):
+    """Forty sessions of twelve turns, each sending back its history; each round in another order.
+
+    In one and the same order they would be a cycle, on which LRU saves nothing and one hit more or
+    less sends a policy that adapts another way. Several, because what learns from every event does
+    so a little on any one.
+    """
+    return [write_sessions(tmp_path_factory.mktemp("shadow"), seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def trace(traces):
+    return traces[0]
+
+
+def write_sessions(directory: Path, seed: int) -> str:
+    rng = random.Random(seed)
+    path = directory / "sessions.jsonl"
     with path.open("w") as file:
         for turn in range(12):
-            for session in range(40):
+            for place, session in enumerate(rng.sample(range(40), 40)):
                 ids = [session * 1000 + i for i in range(20 + 8 * turn)]
                 record = {
-                    "timestamp": (turn * 40 + session) * 100,
+                    "timestamp": (turn * 40 + place) * 100,
                     "session_id": str(session),
                     "input_length": 64 * len(ids),
                     "output_length": 4 * 64,
@@ -48,7 +70,7 @@ def test_rows_have_the_keys_of_the_real_lab(trace):
     real = simulate(spec(trace, engine="sglang"))
     assert row.keys() == real.keys()
     assert row["token_hit_rate_bound"] == pytest.approx(real["token_hit_rate_bound"])
-    assert row["flops_saved"] == pytest.approx(real["flops_saved"], abs=0.02)
+    assert row["flops_saved"] == pytest.approx(real["flops_saved"], abs=CLOSE)
     assert row["run"] != real["run"]
 
 
@@ -58,7 +80,7 @@ def test_rows_have_the_keys_of_the_real_lab(trace):
 def test_the_path_cap_and_the_admission_are_those_of_the_real_lab(trace, changes):
     changes = {"state_slots": 100, **changes}
     row, real = (simulate(spec(trace, engine=engine, **changes)) for engine in ("shadow", "sglang"))
-    assert row["flops_saved"] == pytest.approx(real["flops_saved"], abs=0.02)
+    assert row["flops_saved"] == pytest.approx(real["flops_saved"], abs=CLOSE)
     plain = simulate(spec(trace, state_slots=100))
     assert row["flops_saved"] != plain["flops_saved"]
 
@@ -75,7 +97,7 @@ def test_one_budget_saves_more_than_a_split_that_wastes_states(trace):
     assert saved["elastic", "value"] >= saved["elastic", "lru"]
 
 
-PUBLISHED = ("s3fifo", "arc", "lirs", "lhd:tail", "2q", "sieve:line")
+PUBLISHED = ("s3fifo", "arc:line", "lirs", "lhd:tail", "2q", "sieve:line")
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
@@ -120,18 +142,27 @@ def test_what_it_does_not_simulate_is_refused(trace, changes, message):
 
 
 @pytest.mark.parametrize("policy", ["server:3", "clairvoyant", *PUBLISHED])
-def test_real_unified_pools_save_what_the_shadow_says(trace, policy):
+def test_real_unified_pools_save_what_the_shadow_says(traces, policy):
     made = {"memory": "elastic", "policy": policy, "kv_tokens": 60_000, "state_slots": 40}
-    shadow, real = (simulate(spec(trace, engine=engine, **made)) for engine in ("shadow", "sglang"))
-    assert real["flops_saved"] == pytest.approx(shadow["flops_saved"], abs=0.02)
-    assert real["fallbacks_to_lru"] == 0
-    assert policy in PUBLISHED or any("state_only" in kind for kind in real["evictions"])
+    shadow, real = (rows(traces, engine=engine, **made) for engine in ("shadow", "sglang"))
+    assert saved_by(real) == pytest.approx(saved_by(shadow), abs=CLOSE)
+    assert all(row["fallbacks_to_lru"] == 0 for row in real)
+    if policy not in PUBLISHED:
+        assert all(any("state_only" in kind for kind in row["evictions"]) for row in real)
+
+
+def rows(traces: list[str], **changes) -> list[dict]:
+    return [simulate(spec(trace, **changes)) for trace in traces]
+
+
+def saved_by(rows: list[dict]) -> float:
+    return statistics.mean(row["flops_saved"] for row in rows)
 
 
 @pytest.mark.parametrize("policy", ["clairvoyant", *PUBLISHED])
-def test_policies_of_two_pools_save_on_the_shadow_what_they_save_on_the_real_tree(trace, policy):
-    shadow, real = (simulate(spec(trace, engine=e, policy=policy)) for e in ("shadow", "sglang"))
-    assert shadow["flops_saved"] == pytest.approx(real["flops_saved"], abs=0.02)
+def test_policies_of_two_pools_save_on_the_shadow_what_they_save_on_the_real_tree(traces, policy):
+    shadow, real = (rows(traces, engine=engine, policy=policy) for engine in ("shadow", "sglang"))
+    assert saved_by(shadow) == pytest.approx(saved_by(real), abs=CLOSE)
 
 
 def test_who_knows_the_trace_saves_most(trace):

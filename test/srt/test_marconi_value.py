@@ -161,6 +161,18 @@ def test_superseded_states_go_first_and_else_the_least_recent():
     assert order == [1, 4, 0, 2, 3]
 
 
+def test_what_costs_the_same_power_of_two_goes_by_last_use():
+    policy = ValuePolicy(LinearCost())
+    for id, depth in enumerate((100, 70, 60)):
+        policy.on_insert(prefix(id, depth=depth, last_access=id), now=id)
+    order = []
+    while (victim := policy.victim(Pool.STATE, 3)) is not None:
+        order.append(victim.depth)
+        policy.on_remove(victim)
+    # Of 12.5, 8.75 and 7.5 FLOPs a byte the first two are from 8 to 16.
+    assert order == [60, 100, 70]
+
+
 def test_a_prefix_without_state_goes_first_from_the_kv_pool():
     policy = ValuePolicy(LinearCost())
     policy.on_insert(prefix(1), now=1)

@@ -106,7 +106,10 @@ class Odds(ReuseOdds):
 
 
 def value_harness(**rates: float) -> TreeHarness:
-    """A session of two turns, which leaves a superseded state, and an older one of one turn."""
+    """A session of two turns, which leaves a superseded state, and an older one of one turn.
+
+    The second turn is short enough that its FLOPs per byte are of another power of two.
+    """
     harness = unified(3)
     assert isinstance(harness.cache.policy, ValuePolicy)
     harness.cache.view.replace_policy(ValuePolicy(COST, shared=True, odds=Odds(**rates)))

@@ -53,8 +53,8 @@ class ValuePolicy:
     The value of a prefix is the rate at which requests are expected to resume at it
     (:class:`ReuseOdds`: by class and age) times what its loss would cost, from the deepest state
     that survives above, per byte that comes free in the pool that is short. A prefix without a
-    state saves nothing and goes first. Within a class, at equal cost per byte and with odds that
-    fall with age, the order is LRU.
+    state saves nothing and goes first. Within a class, at costs per byte of the same power of two
+    and with odds that fall with age, the order is LRU.
 
     An evicted state stays under observation for a while: an adapter that notices a request that
     would have resumed there reports it by :meth:`on_return`.
