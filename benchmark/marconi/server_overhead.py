@@ -5,7 +5,8 @@
 The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
 runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
 starts with another server. ``--launches`` does all of that anew with other processes, for two
-servers with the same flags differ by several percent for as long as they run.
+servers with the same flags differ by several percent for as long as they run: ``control`` is a
+second stock server, which shows by how much.
 
 The first table gives means over the runs with ratios to stock's. The second has, of the runs
 alone, the median of each run's own ratio of rates and the CPU time of each server's processes,
@@ -44,6 +45,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "policy-1": ("--marconi-evict-policy", "1"),
     "policy-2": ("--marconi-evict-policy", "2", "--marconi-eff-weight", "0.5"),
     "policy-3": ("--marconi-evict-policy", "3"),
+    "control": (),
 }
 EVICTIONS = "sglang:eviction_duration_seconds"
 STAGES = "sglang:scheduler_stage_seconds_total"
