@@ -138,15 +138,22 @@ def test_a_policy_is_chosen_live_and_requests_are_recorded(tmp_path):
         assert marconi["errors"] == 0 and not marconi["fallbacks_to_lru"]
         server.flush_cache()
         assert server.alive()
+        # A launch has requests of its own, and the writer is of lowest priority.
+        prompts = list(long_documents(random.Random(6), 200))
+        lengths = [len(prompt) for prompt in prompts]
         deadline = time.monotonic() + 60
-        while len(recorded(recording)) < 200 and time.monotonic() < deadline:
+        while last_lengths(recording, 200) != lengths and time.monotonic() < deadline:
             time.sleep(0.1)
+    assert last_lengths(recording, 200) == lengths
     requests = recorded(recording)[-200:]
-    prompts = list(long_documents(random.Random(6), 200))
-    assert [request.prompt_tokens for request in requests] == [len(prompt) for prompt in prompts]
     for these, those in itertools.combinations(range(0, 64, 8), 2):
         same = prompts[these][:64] == prompts[those][:64]
         assert (requests[these].prompt[0] == requests[those].prompt[0]) == same
+
+
+def last_lengths(path: Path, count: int) -> list[int]:
+    """Tokens of the last ``count`` recorded prompts."""
+    return [request.prompt_tokens for request in recorded(path)[-count:]]
 
 
 def recorded(path: Path) -> list[HashedRequest]:
