@@ -21,8 +21,10 @@ from policies import PolicyContext
 MODEL = "Qwen3-Next-80B-A3B-Instruct"
 
 
-#: How far a mean over the traces may lie apart on two engines.
+#: How far apart what two engines save may lie.
 CLOSE = 0.02
+#: What these have learnt differs a little on any one trace: their mean over the traces is compared.
+LEARNERS = ("server:3", "s3fifo", "lhd:tail")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,7 @@ def traces(tmp_path_factory):
     """Forty sessions of twelve turns, each sending back its history; each round in another order.
 
     In one and the same order they would be a cycle, on which LRU saves nothing and one hit more or
-    less sends a policy that adapts another way. Several, because what learns from every event does
-    so a little on any one.
+    less sends a policy that adapts another way.
     """
     return [write_sessions(tmp_path_factory.mktemp("shadow"), seed) for seed in range(3)]
 
@@ -144,25 +145,28 @@ def test_what_it_does_not_simulate_is_refused(trace, changes, message):
 @pytest.mark.parametrize("policy", ["server:3", "clairvoyant", *PUBLISHED])
 def test_real_unified_pools_save_what_the_shadow_says(traces, policy):
     made = {"memory": "elastic", "policy": policy, "kv_tokens": 60_000, "state_slots": 40}
-    shadow, real = (rows(traces, engine=engine, **made) for engine in ("shadow", "sglang"))
-    assert saved_by(real) == pytest.approx(saved_by(shadow), abs=CLOSE)
+    real = rows_as_on_the_shadow(traces, **made)
     assert all(row["fallbacks_to_lru"] == 0 for row in real)
     if policy not in PUBLISHED:
         assert all(any("state_only" in kind for kind in row["evictions"]) for row in real)
 
 
-def rows(traces: list[str], **changes) -> list[dict]:
-    return [simulate(spec(trace, **changes)) for trace in traces]
-
-
-def saved_by(rows: list[dict]) -> float:
-    return statistics.mean(row["flops_saved"] for row in rows)
+def rows_as_on_the_shadow(traces: list[str], *, policy: str, **changes) -> list[dict]:
+    """The real lab's row of each trace, after a comparison with the shadow's."""
+    shadow, real = (
+        [simulate(spec(trace, engine=engine, policy=policy, **changes)) for trace in traces]
+        for engine in ("shadow", "sglang")
+    )
+    saved = [[row["flops_saved"] for row in rows] for rows in (shadow, real)]
+    if policy in LEARNERS:
+        saved = [[statistics.mean(shares)] for shares in saved]
+    assert saved[1] == pytest.approx(saved[0], abs=CLOSE)
+    return real
 
 
 @pytest.mark.parametrize("policy", ["clairvoyant", *PUBLISHED])
 def test_policies_of_two_pools_save_on_the_shadow_what_they_save_on_the_real_tree(traces, policy):
-    shadow, real = (rows(traces, engine=engine, policy=policy) for engine in ("shadow", "sglang"))
-    assert saved_by(shadow) == pytest.approx(saved_by(real), abs=CLOSE)
+    rows_as_on_the_shadow(traces, policy=policy)
 
 
 def test_who_knows_the_trace_saves_most(trace):
