@@ -493,6 +493,8 @@ def upstream_configs() -> dict[str, Any]:
 @pytest.fixture
 def shards(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes upstream's configs believe in a tensor-parallel size."""
+    # What an earlier test's server arguments chose for its model holds for the whole process.
+    monkeypatch.delenv("SGLANG_MAMBA_CONV_DTYPE", raising=False)
 
     def of(tp_size: int) -> None:
         parallel = SimpleNamespace(attn_tp_size=tp_size, tp_size=tp_size)
