@@ -108,24 +108,32 @@ class Staircase:
         Args:
             utility: with bounds that hold all candidates.
         """
-        lowest, found = self._lowest_steps(utility)
-        at = min(found, key=lambda at: self._keys[at][1]) if len(found) > 1 else found[0]
-        order, id, last = self._keys[at][1], self._ids[at], self._last_stamp
-        for step in found:
-            stamp = self._stamps[step] + 1
-            if stamp <= last and utility.score(stamp, self._efficiencies[step]) <= lowest:
-                # Too old for the floats to tell a tick: what is no step may score the same.
-                return (lowest, *self._tree.first_of_equals(utility, lowest, order, id))
+        stamps = self._stamps
+        if len(stamps) <= LONG:
+            scores = utility.scores(stamps, self._efficiencies)
+            lowest = min(scores)
+            at = scores.index(lowest)
+            found = [at] if scores.count(lowest) == 1 else _places(scores, lowest)
+        else:
+            lowest, found = self._lowest_by_blocks(utility)
+            at = found[0]
+        if len(found) > 1:
+            at = min(found, key=lambda at: self._keys[at][1])
+        order, id = self._keys[at][1], self._ids[at]
+        last = self._last_stamp
+        if not utility.tells_ticks(last):
+            for step in found:
+                stamp = stamps[step] + 1
+                if stamp <= last and utility.score(stamp, self._efficiencies[step]) <= lowest:
+                    # What is no step may score the same.
+                    order, id = self._tree.first_of_equals(utility, lowest, order, id)
+                    break
         return lowest, order, id
 
-    def _lowest_steps(self, utility: Utility) -> tuple[float, list[int]]:
+    def _lowest_by_blocks(self, utility: Utility) -> tuple[float, list[int]]:
         """The lowest score and the steps that have it."""
         stamps, efficiencies = self._stamps, self._efficiencies
         length = len(stamps)
-        if length <= LONG:
-            scores = utility.scores(stamps, efficiencies)
-            lowest = min(scores)
-            return lowest, _places(scores, lowest)
         size = isqrt(length)
         starts = range(0, length, size)
         ends = [efficiencies[min(start + size, length) - 1] for start in starts]
@@ -166,7 +174,4 @@ class Staircase:
 
 
 def _places(scores: list[float], score: float) -> list[int]:
-    at = scores.index(score)
-    if scores.count(score) == 1:
-        return [at]
     return [at for at, value in enumerate(scores) if value == score]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+#: Times 1 + alpha: difference of two normalised recencies that no rounding undoes.
+_TELLING = 2.0**-46
+
 
 def recency(now: int, last_access: int) -> float:
     """``1 / (now - last_access)`` on the logical clock, in 1/ticks.
@@ -54,6 +57,18 @@ class Utility:
     recency_high: float
     efficiency_low: float
     efficiency_high: float
+
+    def tells_ticks(self, last: int) -> bool:
+        """Whether of two candidates of one efficiency the later accessed surely scores higher.
+
+        Ages of a and a - 1 ticks part recencies by more than 1 / a^2, and that is to exceed what
+        floating point takes off a sum of up to 1 + alpha, some 2^-52 of it.
+
+        Args:
+            last: latest last access of the candidates; what is not a tick old yet counts as one.
+        """
+        least = self.recency_low * self.recency_low
+        return last < self.now and least > (1.0 + self.eff_weight) * _TELLING
 
     def score(self, last_access: int, efficiency: float) -> float:
         """In [0, 1 + alpha]; the lowest is evicted."""
