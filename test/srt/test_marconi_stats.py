@@ -9,25 +9,25 @@ from sglang.srt.mem_cache.marconi.metrics import PrometheusExporter
 from sglang.srt.mem_cache.marconi.stats import MOST_PENDING, Lookup, MarconiStats, VictimKind
 
 
+class Cost:
+    kv_bytes_per_token = 1.0
+    state_bytes = 8.0
+
+    def flops(self, start: int, end: int) -> float:
+        return float(end - start)
+
+
 def evict_leaf(stats: MarconiStats, node_id: int) -> None:
     stats.count_victim(
-        "kv",
-        VictimKind.LEAF_KV_ONLY,
-        node_id=node_id,
-        depth=5,
-        kv_tokens=5,
-        freed_bytes=5.0,
-        flops=0.0,
+        "kv", VictimKind.LEAF_KV_ONLY, node_id=node_id, resumed=5, depth=5, kv_tokens=5
     )
 
 
 def filled() -> MarconiStats:
-    stats = MarconiStats()
+    stats = MarconiStats(Cost())
     stats.count_lookup(Lookup(100, 40, 60, 80, True), flops_saved=4.0, flops_needed=10.0)
     stats.count_lookup(Lookup(100, 0, 50, 50, False), flops_saved=0.0, flops_needed=10.0)
-    stats.count_victim(
-        "state", VictimKind.STATE_ONLY, node_id=3, depth=9, kv_tokens=0, freed_bytes=8.0, flops=2.0
-    )
+    stats.count_victim("state", VictimKind.STATE_ONLY, node_id=3, resumed=7, depth=9, kv_tokens=0)
     evict_leaf(stats, 4)
     return stats
 
@@ -44,7 +44,7 @@ def test_counters_add_up():
 
 
 def test_an_empty_cache_has_rates_of_zero():
-    state = MarconiStats().as_dict()
+    state = MarconiStats(Cost()).as_dict()
     assert state["token_hit_rate"] == state["flops_saved_fraction"] == 0.0
 
 
@@ -69,7 +69,7 @@ def test_the_exporter_adds_what_came_since_the_last_call():
 def test_the_digest_tells_victims_and_their_order_apart():
     digests = set()
     for order in ((1, 2), (2, 1), (1, 3)):
-        stats = MarconiStats()
+        stats = MarconiStats(Cost())
         for node_id in order:
             evict_leaf(stats, node_id)
         digests.add(stats.victim_digest)
@@ -78,7 +78,7 @@ def test_the_digest_tells_victims_and_their_order_apart():
 
 
 def test_victims_add_up_alike_however_often_somebody_asks():
-    asked, unasked = MarconiStats(), MarconiStats()
+    asked, unasked = MarconiStats(Cost()), MarconiStats(Cost())
     for node_id in range(3 * MOST_PENDING + 1):
         for stats in (asked, unasked):
             evict_leaf(stats, node_id)

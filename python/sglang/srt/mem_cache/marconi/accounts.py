@@ -36,7 +36,7 @@ class MarconiAccounts:
             at_rest: which pool's shortage victims count under while no eviction is asked for.
         """
         self.marconi = setup
-        self.stats = MarconiStats()
+        self.stats = MarconiStats(setup.cost)
         self.choice = untuned(setup.config, is_tuned=setup.make_tuning is not None)
         self.stats.eff_weight = self.choice.eff_weight
         self.policy = setup.policy or self._policy_of(self.choice)
@@ -130,19 +130,14 @@ class MarconiAccounts:
 
     def count_victim(self, node: Any, kind: VictimKind, *, kv_tokens: int) -> None:
         """``node`` is about to lose its state, its ``kv_tokens`` tokens of KV, or both."""
-        cost = self.marconi.cost
         resumed, depth = self.view.resumption(node)
-        freed = cost.kv_bytes_per_token * kv_tokens
-        if kind is not VictimKind.LEAF_KV_ONLY:
-            freed += cost.state_bytes
         self.stats.count_victim(
             self._short_of,
             kind,
             node_id=node.id,
+            resumed=resumed,
             depth=depth,
             kv_tokens=kv_tokens,
-            freed_bytes=freed,
-            flops=float(cost.flops(resumed, depth)) if resumed < depth else 0.0,
         )
 
     # -- which pool is short

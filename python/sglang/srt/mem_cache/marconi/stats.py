@@ -8,6 +8,8 @@ from enum import Enum
 from hashlib import blake2b
 from typing import NamedTuple
 
+from sglang.srt.mem_cache.marconi.savings import CostModel
+
 
 class VictimKind(Enum):
     """What an eviction took."""
@@ -57,8 +59,9 @@ MOST_PENDING = 32
 class _Victims:
     """Sums over victims and their running hash; the last few are added when somebody asks."""
 
-    def __init__(self) -> None:
-        self._pending: list[tuple[str, VictimKind, int, int, int, float, float]] = []
+    def __init__(self, cost: CostModel) -> None:
+        self._cost = cost
+        self._pending: list[tuple[str, VictimKind, int, int, int, int]] = []
         self._hash = blake2b(digest_size=8)
         self._kv_tokens = 0
         self._states = 0
@@ -71,24 +74,27 @@ class _Victims:
         pool: str,
         kind: VictimKind,
         node_id: int,
+        resumed: int,
         depth: int,
         kv_tokens: int,
-        freed_bytes: float,
-        flops: float,
     ) -> None:
-        self._pending.append((pool, kind, node_id, depth, kv_tokens, freed_bytes, flops))
+        self._pending.append((pool, kind, node_id, resumed, depth, kv_tokens))
         if len(self._pending) >= MOST_PENDING:
             self._add_up()
 
     def _add_up(self) -> None:
         pending, self._pending = self._pending, []
-        for pool, kind, node_id, depth, kv_tokens, freed_bytes, flops in pending:
+        cost = self._cost
+        for pool, kind, node_id, resumed, depth, kv_tokens in pending:
             self._hash.update(f"{pool} {kind.value} {node_id} {depth}\n".encode())
             self._kinds[pool, kind.value] += 1
             self._kv_tokens += kv_tokens
-            self._states += kind is not VictimKind.LEAF_KV_ONLY
-            self._bytes += freed_bytes
-            self._flops += flops
+            self._bytes += cost.kv_bytes_per_token * kv_tokens
+            if kind is not VictimKind.LEAF_KV_ONLY:
+                self._states += 1
+                self._bytes += cost.state_bytes
+            if resumed < depth:
+                self._flops += float(cost.flops(resumed, depth))
 
     @property
     def kinds(self) -> Counter[tuple[str, str]]:
@@ -134,6 +140,7 @@ class MarconiStats:
     the weight in force, 0 under LRU.
     """
 
+    cost: CostModel
     requests: int = 0
     requests_hit: int = 0
     input_tokens: int = 0
@@ -150,7 +157,10 @@ class MarconiStats:
     eff_weight: float = 0.0
     lost_tokens: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
-    _victims: _Victims = field(default_factory=_Victims)
+    _victims: _Victims = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._victims = _Victims(self.cost)
 
     def count_lookup(self, lookup: Lookup, flops_saved: float, flops_needed: float) -> None:
         """Count one admitted request.
@@ -174,13 +184,17 @@ class MarconiStats:
         kind: VictimKind,
         *,
         node_id: int,
+        resumed: int,
         depth: int,
         kv_tokens: int,
-        freed_bytes: float,
-        flops: float,
     ) -> None:
-        """Count one eviction made while ``pool`` was short, of the node that ends at ``depth``."""
-        self._victims.add(pool, kind, node_id, depth, kv_tokens, freed_bytes, flops)
+        """Count one eviction made while ``pool`` was short, of the node that ends at ``depth``.
+
+        Args:
+            resumed: where a request would resume without its state; ``depth`` if it has none.
+            kv_tokens: tokens of KV that went.
+        """
+        self._victims.add(pool, kind, node_id, resumed, depth, kv_tokens)
 
     @property
     def victims(self) -> Counter[tuple[str, str]]:
