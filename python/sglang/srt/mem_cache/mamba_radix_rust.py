@@ -30,14 +30,31 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
 
 FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
 _STATE_ONLY = [int(FULL)]
-
+_MAMBA = int(MAMBA)
+_COMPONENTS = {int(component): component for component in ComponentType}
+#: The end of a walk; what is empty nobody drains.
+_NOTHING = EvictDeviceNextNodeResult()
 
 _POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
+
+
+def _step(
+    frees: dict[int, list[torch.Tensor]], tracker: dict[int, int], actions: list[Any]
+) -> EvictDeviceNextNodeResult:
+    """What a step evicted: tensors to free and how much that is, by number of a component."""
+    return EvictDeviceNextNodeResult(
+        device_frees={_COMPONENTS[number]: tensors for number, tensors in frees.items()},
+        host_frees={},
+        tracker={_COMPONENTS[number]: count for number, count in tracker.items()},
+        cache_actions=actions,
+        made_progress=True,
+    )
 
 
 def _evicting_all_excess(**options: Any) -> Any:
@@ -224,7 +241,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self._note_states(result)
             return result
         if tracker[component_type] >= self._wanted:
-            return EvictDeviceNextNodeResult()
+            return _NOTHING
         pool = _POOLS[component_type]
         try:
             node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
@@ -232,9 +249,9 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self.cache.count_fallback(pool, error)
             return self._evict_least_recent(component_type)
         if node is None:
-            return EvictDeviceNextNodeResult()
+            return _NOTHING
         if self.mirror.is_evictable_leaf(node):
-            return EvictDeviceNextNodeResult(node_id=node.id, made_progress=True)
+            return self._evict_leaf(node)
         return self._evict_state(node)
 
     def evict_device_end(self, component_type: ComponentType) -> None:
@@ -263,6 +280,18 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self.cache.view.removed(node)
         self.cache.view.leaf_sets_updated(node.parent)
 
+    def _evict_leaf(self, node: MirrorNode) -> Any:
+        """Evict a leaf in the step that chose it: only a host tier has something to do between."""
+        self.cache.report(self._leaf_leaves, node)
+        freed = self._binding.evict_device_leaf(node.id)
+        self.cache.report(self._leaf_left, node)
+        actions = freed.cache_actions
+        return _step(
+            freed.new_device_frees,
+            freed.tracker,
+            self._cache_actions_from_tagged(actions) if actions else [],
+        )
+
     def _evict_state(self, node: MirrorNode) -> Any:
         """Evict the unlocked state of a node that is no evictable leaf."""
         if len(node.children) != 1:
@@ -277,16 +306,15 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             freed = self._binding.evict_excess_path_states(below.id)
         finally:
             self._let_go(held)
-        states = freed.new_device_frees.get(int(MAMBA), [])
+        frees = freed.new_device_frees
+        states = frees.get(_MAMBA)
         if not states:
             error = RuntimeError(f"the tree core kept the state of node {node.id}")
             self.cache.count_fallback(Pool.STATE, error)
             return self._evict_least_recent(MAMBA)
-        result = EvictDeviceNextNodeResult(made_progress=True)
-        result.device_frees[MAMBA].extend(states)
-        result.tracker[MAMBA] = sum(len(state) for state in states)
-        self._note_states(result)
-        return result
+        # All other states that it could have taken were held.
+        self.cache.report(self._state_left, node)
+        return _step(frees, {_MAMBA: len(states)}, [])
 
     def _evict_least_recent(self, component_type: ComponentType) -> Any:
         """One step of the core's own walk."""
@@ -298,11 +326,13 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
 
     def _note_states(self, result: Any) -> None:
         """Take note of the states that a step took out of nodes that stay."""
-        for states in result.device_frees.get(MAMBA, ()):
-            self.cache.report(self._state_left, int(states))
+        for state in result.device_frees.get(MAMBA, ()):
+            self.cache.report(self._owned_state_left, int(state))
 
-    def _state_left(self, state: int) -> None:
-        node = self.mirror.state_owner(state)
+    def _owned_state_left(self, state: int) -> None:
+        self._state_left(self.mirror.state_owner(state))
+
+    def _state_left(self, node: MirrorNode) -> None:
         self.cache.report(self.cache.state_leaves, node)
         self.mirror.drop_state(node)
         self.cache.view.state_came_or_went(node)
