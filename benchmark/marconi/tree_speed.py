@@ -12,8 +12,8 @@ that a session is put, turn by turn, whose last prompt has the length of the row
 - *state*: a call that evicts one state, whatever the policy takes for it;
 - *KV leaf*: a call that evicts one KV leaf.
 
-Under *state* LRU takes states that lie inside a path, and policies 2 and 3 mostly leaves, whose KV
-goes too: that is more work in SGLang's own code. Two rows more are like for like:
+Under *state* LRU and policy 3 take states that lie inside a path, and policy 2 mostly leaves, whose
+KV goes too: that is more work in SGLang's own code. Two rows more are like for like:
 
 - *inner state*: conversations end with a turn of 256 tokens, so that under every policy a state
   inside a path goes, and its KV stays;
