@@ -268,6 +268,28 @@ def test_scores_of_many_are_those_of_each(entries, alpha, now, later):
     assert utility.scores(stamps, efficiencies) == list(map(utility.score, stamps, efficiencies))
 
 
+@given(
+    st.integers(2, 2**24),
+    st.sampled_from(ALPHAS[:-2]),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+    st.integers(1, 2**24),
+)
+def test_where_ticks_are_told_a_later_access_scores_higher(oldest, alpha, between, share, latest):
+    now, latest = 2**60, min(latest, oldest)
+    utility = Utility(now, alpha, 1.0 / oldest, 1.0 / latest, 0.0, 1.0)
+    age = latest + 1 + int(between * (oldest - latest - 1))
+    if utility.tells_ticks(now - latest) and latest < oldest:
+        assert utility.score(now - age, share) < utility.score(now - age + 1, share)
+
+
+@pytest.mark.parametrize(("oldest", "told"), [(10**6, True), (10**7, False)])
+def test_ticks_are_told_up_to_some_age(oldest, told):
+    utility = Utility(2**40, 0.5, 1.0 / oldest, 1.0, 0.0, 1.0)
+    assert utility.tells_ticks(2**40 - 1) is told
+    assert not utility.tells_ticks(2**40)
+
+
 @pytest.mark.parametrize("pools", [(Pool.STATE,), tuple(Pool)])
 def test_a_tie_that_only_rounding_makes_goes_to_the_lower_order(pools):
     """A dominated candidate, in another corner of a tree, with the very score of the lowest."""
