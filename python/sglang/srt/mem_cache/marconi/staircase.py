@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from bisect import bisect_left
+from array import array
 from collections.abc import Iterator
 from math import isqrt
 
+from sglang.srt.mem_cache.marconi.access_order import AccessOrder
 from sglang.srt.mem_cache.marconi.stamp_tree import Key, StampTree
 from sglang.srt.mem_cache.marconi.utility import Utility
 
@@ -18,7 +19,7 @@ _END: Key = (sys.maxsize, 0)
 
 
 class Staircase:
-    """All candidates in a :class:`StampTree`, and their lower left staircase in lists.
+    """All candidates in a :class:`StampTree`, and their lower left staircase in arrays.
 
     A *step* is a candidate whose efficiency is below that of all with a lower key. The score never
     falls as last access or efficiency rises (:class:`Utility`), so every candidate scores at least
@@ -31,10 +32,8 @@ class Staircase:
 
     def __init__(self) -> None:
         self._tree = StampTree()
-        self._keys: list[Key] = []
-        self._stamps: list[int] = []
-        self._efficiencies: list[float] = []
-        self._ids: list[int] = []
+        self._steps = AccessOrder()
+        self._efficiencies = array("d")
         # Of all candidates; meaningless while there is none.
         self._last_stamp = 0
         self._highest = -math.inf
@@ -49,18 +48,18 @@ class Staircase:
     def add(self, key: Key, efficiency: float, id: int) -> None:
         """Enter a candidate whose key is not there yet."""
         self._tree.add(key, efficiency, id)
-        if not self._ids:
+        if not self.is_filled:
             self._last_stamp, self._highest = key[0], efficiency
         else:
             if key[0] > self._last_stamp:
                 self._last_stamp = key[0]
             if efficiency > self._highest:
                 self._highest = efficiency
-        at = bisect_left(self._keys, key)
+        at = self._steps.place(*key)
         if at and self._efficiencies[at - 1] <= efficiency:
             return
         end = at
-        while end < len(self._keys) and self._efficiencies[end] >= efficiency:
+        while end < len(self._efficiencies) and self._efficiencies[end] >= efficiency:
             end += 1
         self._replace(at, end, [(key, efficiency, id)])
 
@@ -76,29 +75,29 @@ class Staircase:
                 self._last_stamp = self._tree.last_stamp
             if efficiency == self._highest:
                 self._highest = self._tree.highest_efficiency
-        at = bisect_left(self._keys, key)
-        if at == len(self._keys) or self._keys[at] != key:
+        at = self._steps.place(*key)
+        if self._key(at) != key:
             return
         below = self._efficiencies[at - 1] if at else math.inf
-        before = self._keys[at + 1] if at + 1 < len(self._keys) else _END
+        before = self._key(at + 1)
         self._replace(at, at + 1, self._tree.steps_down(key, before, below))
 
     @property
     def is_filled(self) -> bool:
         """Whether there is any candidate."""
-        return bool(self._ids)
+        return bool(self._efficiencies)
 
     @property
     def steps(self) -> int:
         """Candidates that no other one undercuts."""
-        return len(self._ids)
+        return len(self._efficiencies)
 
     def bounds(self) -> tuple[int, int, float, float]:
         """Earliest and latest last access, lowest and highest efficiency of all candidates.
 
         There must be one.
         """
-        return self._stamps[0], self._last_stamp, self._efficiencies[-1], self._highest
+        return self._steps.stamps[0], self._last_stamp, self._efficiencies[-1], self._highest
 
     def lowest(self, utility: Utility) -> tuple[float, int, int]:
         """Score, order and id of the candidate of lowest score, and of lowest order among equals.
@@ -108,7 +107,7 @@ class Staircase:
         Args:
             utility: with bounds that hold all candidates.
         """
-        stamps = self._stamps
+        stamps, orders = self._steps.stamps, self._steps.orders
         if len(stamps) <= LONG:
             scores = utility.scores(stamps, self._efficiencies)
             lowest = min(scores)
@@ -118,8 +117,8 @@ class Staircase:
             lowest, found = self._lowest_by_blocks(utility)
             at = found[0]
         if len(found) > 1:
-            at = min(found, key=lambda at: self._keys[at][1])
-        order, id = self._keys[at][1], self._ids[at]
+            at = min(found, key=lambda at: orders[at])
+        order, id = orders[at], self._steps.ids[at]
         last = self._last_stamp
         if not utility.tells_ticks(last):
             for step in found:
@@ -132,7 +131,7 @@ class Staircase:
 
     def _lowest_by_blocks(self, utility: Utility) -> tuple[float, list[int]]:
         """The lowest score and the steps that have it."""
-        stamps, efficiencies = self._stamps, self._efficiencies
+        stamps, efficiencies = self._steps.stamps, self._efficiencies
         length = len(stamps)
         size = isqrt(length)
         starts = range(0, length, size)
@@ -152,11 +151,14 @@ class Staircase:
                 found += [start + at for at in _places(scores, low)]
         return lowest, found
 
+    def _key(self, at: int) -> Key:
+        """The key of a step, of none beyond the last."""
+        steps = self._steps
+        return (steps.stamps[at], steps.orders[at]) if at < len(steps) else _END
+
     def _replace(self, at: int, end: int, steps: list[tuple[Key, float, int]]) -> None:
-        self._keys[at:end] = [key for key, _, _ in steps]
-        self._stamps[at:end] = [key[0] for key, _, _ in steps]
-        self._efficiencies[at:end] = [efficiency for _, efficiency, _ in steps]
-        self._ids[at:end] = [id for _, _, id in steps]
+        self._steps.replace(at, end, [(*key, id) for key, _, id in steps])
+        self._efficiencies[at:end] = array("d", [efficiency for _, efficiency, _ in steps])
 
     def _check(self) -> None:
         self._tree._check()
@@ -165,9 +167,12 @@ class Staircase:
             if efficiency < below:
                 steps.append((key, efficiency, id))
                 below = efficiency
-        kept = list(zip(self._keys, self._efficiencies, self._ids, strict=True))
+        self._steps._check()
+        kept = [
+            (self._key(at), efficiency, self._steps.ids[at])
+            for at, efficiency in enumerate(self._efficiencies)
+        ]
         assert kept == steps, "the staircase is not that of the candidates"
-        assert self._stamps == [stamp for stamp, _ in self._keys]
         if steps:
             assert self._last_stamp == self._tree.last_stamp, "stale latest last access"
             assert self._highest == self._tree.highest_efficiency, "stale highest efficiency"

@@ -286,7 +286,7 @@ class ValuePolicy:
                     assert self._may_leave(candidate.prefix, pool), (
                         f"prefix {id} may not leave {pool}"
                     )
-                    assert candidate.entry[0] == life.stamp, f"prefix {id} has a stale stamp"
+                    assert candidate.stamp == life.stamp, f"prefix {id} has a stale stamp"
         assert not self._ghosts.keys() & self._life.keys(), "a cached state is its own ghost"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import frexp, inf
 
+from sglang.srt.mem_cache.marconi.access_order import AccessOrder
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
 from sglang.srt.mem_cache.marconi.value.odds import (
     FIRST_AGES,
@@ -22,14 +23,10 @@ from sglang.srt.mem_cache.marconi.value.odds import (
 QueueKey = tuple[PrefixClass, int | None]
 #: Ticks after which all candidates are to be ranked anew.
 FRESHNESS = 128
-#: How far the first entry of a level is looked for from where it was, and any entry from an end,
-#: before the whole queue is searched: that touches entries that no processor's cache holds.
+#: The first entry of a level is looked for from where it was, in steps that grow from this one.
 NEAR = 4
-ENDS = 16
 #: What rounding may take off a product.
 ROUNDED = 1 - 1e-12
-#: Tick of the last use, order and id.
-Entry = tuple[int, int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,13 +35,13 @@ class Queue:
 
     Attributes:
         floor: no member's efficiency is lower.
-        entries: ascending.
+        entries: the members.
         ranks: where it is ranked, the youngest age first.
     """
 
     key: QueueKey
     floor: float
-    entries: list[Entry] = field(default_factory=list)
+    entries: AccessOrder = field(default_factory=AccessOrder)
     ranks: list[Rank] = field(default_factory=list)
 
 
@@ -76,20 +73,21 @@ class Candidate:
     """A prefix that the pool may evict, as it stands in a queue.
 
     Attributes:
+        stamp: tick of its last use.
         efficiency: FLOPs lost per byte freed.
     """
 
     prefix: CachedPrefix
     queue: Queue
-    entry: Entry
+    stamp: int
     efficiency: float
 
 
 class Queues:
     """Queues by class and cost; their number is bounded, whatever is cached.
 
-    ``put`` and ``discard`` are a binary search and a move of the entries behind, 8 bytes each: what
-    was used just now, as most that change were, has none behind.
+    ``put`` and ``discard`` are a binary search and a move of the entries behind: what was used just
+    now, as most that change were, has none behind.
 
     A decision takes the least recently used of each queue at each level of age, in the order of the
     least that it can be worth there, and ends where that exceeds the lowest value seen: these are
@@ -115,14 +113,15 @@ class Queues:
         """Enter a prefix, or move it to where it belongs now."""
         key = (kind, frexp(efficiency)[1] if efficiency > 0 else None)
         known = self._members.get(prefix.id)
-        if known is not None and known.queue.key == key and known.entry[0] == stamp:
+        if known is not None and known.queue.key == key and known.stamp == stamp:
             queue, known.efficiency = known.queue, efficiency
         else:
             if known is not None:
                 self._leave(known)
-            queue, entry = self._queue(key, efficiency), (stamp, prefix.order, prefix.id)
-            queue.entries.insert(_place_of(queue.entries, entry), entry)
-            self._members[prefix.id] = Candidate(prefix, queue, entry, efficiency)
+            queue = self._queue(key, efficiency)
+            entries, order = queue.entries, prefix.order
+            entries.insert(entries.place(stamp, order), stamp, order, prefix.id)
+            self._members[prefix.id] = Candidate(prefix, queue, stamp, efficiency)
         level = level_of(now - stamp)
         levels = [rank.level for rank in queue.ranks]
         if level not in levels or efficiency < queue.floor:
@@ -138,10 +137,10 @@ class Queues:
 
     def rank(self, now: int) -> None:
         """Take note of the ages at tick ``now``, and of the odds; due every ``FRESHNESS`` ticks."""
-        self._queues = {key: queue for key, queue in self._queues.items() if queue.entries}
+        self._queues = {key: queue for key, queue in self._queues.items() if len(queue.entries)}
         self._ranking = []
         for queue in self._queues.values():
-            self._rank_at(queue, _levels(queue.entries, now))
+            self._rank_at(queue, _levels(queue.entries.stamps, now))
         self._ranking.sort(key=_least)
 
     def lowest(self, now: int, excluding: Collection[int] = ()) -> Candidate | None:
@@ -155,17 +154,18 @@ class Queues:
         for rank in self._ranking:
             if rank.least > least:
                 break
-            entry = _head(rank, now, excluding)
-            if entry is None:
+            at = _head(rank, now, excluding)
+            if at is None:
                 continue
-            age = now - entry[0]
+            entries = rank.queue.entries
+            age = now - entries.stamps[at]
             if age < rank.end:
                 rate = rank.rate + (age - rank.start) * rank.growth
             else:
                 rate = self._odds.rate(rank.queue.key[0], age)
-            head = self._members[entry[2]]
+            head = self._members[entries.ids[at]]
             worth = rate * head.efficiency
-            if best is None or worth < least or (worth == least and entry < best.entry):
+            if best is None or worth < least or (worth == least and _goes_before(head, best)):
                 best, least = head, worth
         return best
 
@@ -203,73 +203,76 @@ class Queues:
 
     def _leave(self, candidate: Candidate) -> None:
         entries = candidate.queue.entries
-        del entries[_place_of(entries, candidate.entry)]
+        entries.delete(entries.place(candidate.stamp, candidate.prefix.order))
 
     def _check(self) -> None:
         for key, queue in self._queues.items():
             assert queue.key == key
-            assert queue.entries == sorted(set(queue.entries)), "a queue is out of order"
+            queue.entries._check()
             ranked = {rank for rank in self._ranking if rank.queue is queue}
             assert ranked == set(queue.ranks), "a queue is not ranked where it says"
             levels = [rank.level for rank in queue.ranks]
             assert levels == sorted(set(levels)), "the ranks of a queue are out of order"
         for id, member in self._members.items():
-            assert member.entry[1:] == (member.prefix.order, id)
+            assert member.prefix.id == id
             assert member.efficiency >= member.queue.floor, "a queue has a member below its floor"
             assert self._queues[member.queue.key] is member.queue
-            assert member.entry in member.queue.entries, f"prefix {id} stands in no queue"
-        entries = sum(len(queue.entries) for queue in self._queues.values())
-        assert entries == len(self._members), "a queue has lost count of its members"
+            entries = member.queue.entries
+            at = entries.place(member.stamp, member.prefix.order)
+            found = entries.stamps[at], entries.orders[at], entries.ids[at]
+            assert found == (member.stamp, member.prefix.order, id), f"prefix {id} is misplaced"
+        count = sum(len(queue.entries) for queue in self._queues.values())
+        assert count == len(self._members), "a queue has lost count of its members"
 
 
-def _head(rank: Rank, now: int, excluding: Collection[int]) -> Entry | None:
-    """The first of a queue that is older than a rank's level begins, and in no later rank."""
+def _head(rank: Rank, now: int, excluding: Collection[int]) -> int | None:
+    """Place of the first of a queue that a rank's level holds, and that no later rank does."""
     entries = rank.queue.entries
+    stamps = entries.stamps
     at = 0
     if rank.beyond:
-        at = rank.place = _first_since(entries, now - rank.beyond + 1, rank.place)
+        at = rank.place = _first_since(stamps, now - rank.beyond + 1, rank.place)
     last = now - rank.start
-    while at < len(entries) and entries[at][0] <= last:
-        if entries[at][2] not in excluding:
-            return entries[at]
+    while at < len(stamps) and stamps[at] <= last:
+        if not excluding or entries.ids[at] not in excluding:
+            return at
         at += 1
     return None
 
 
-def _place_of(entries: list[Entry], entry: Entry) -> int:
-    """Place of an entry, looked for first at both ends, where most come and go."""
-    if len(entries) > 2 * ENDS:
-        if entry < entries[ENDS]:
-            return bisect_left(entries, entry, 0, ENDS)
-        if entry > entries[-ENDS]:
-            return bisect_left(entries, entry, len(entries) - ENDS)
-    return bisect_left(entries, entry)
+def _goes_before(one: Candidate, other: Candidate) -> bool:
+    """Of two that are worth the same."""
+    return (one.stamp, one.prefix.order) < (other.stamp, other.prefix.order)
 
 
-def _first_since(entries: list[Entry], stamp: int, near: int) -> int:
-    """Place of the first entry that is not before ``stamp``, looked for near a place first."""
-    high = min(near + NEAR, len(entries))
-    low = max(high - 2 * NEAR, 0)
-    if (low == 0 or entries[low - 1][0] < stamp) and (
-        high == len(entries) or entries[high][0] >= stamp
-    ):
-        return bisect_left(entries, (stamp,), low, high)
-    return bisect_left(entries, (stamp,))
+def _first_since(stamps: Sequence[int], stamp: int, near: int) -> int:
+    """Place of the first that is not below ``stamp``, looked for near a place first."""
+    low, length = min(near, len(stamps)), len(stamps)
+    high, step = low, NEAR
+    while high < length and stamps[high] < stamp:
+        low = high + 1
+        high += step
+        step *= 2
+    while low > 0 and stamps[low - 1] >= stamp:
+        high = low - 1
+        low -= step
+        step *= 2
+    return bisect_left(stamps, stamp, max(low, 0), min(high, length))
 
 
 def _least(rank: Rank) -> float:
     return rank.least
 
 
-def _levels(entries: list[Entry], now: int) -> list[int]:
+def _levels(stamps: Sequence[int], now: int) -> list[int]:
     """The levels of age at which a queue has members, and 0; ascending, O(levels log n)."""
     levels = []
     at = 0
-    while at < len(entries):
-        level = level_of(now - entries[at][0])
+    while at < len(stamps):
+        level = level_of(now - stamps[at])
         if not level:
             break
         levels.append(level)
-        at = bisect_left(entries, (now - FIRST_AGES[level] + 1,), at)
+        at = bisect_left(stamps, now - FIRST_AGES[level] + 1, at)
     # What is put in was mostly used just now.
     return [0, *reversed(levels)]
