@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from sglang.srt.mem_cache.marconi.policy import (
@@ -17,6 +19,26 @@ from sglang.srt.mem_cache.marconi.tree import TreeReader
 
 #: Marked nodes that are left for a decision to find.
 MOST_MARKED = 64
+
+
+_ORDER = attrgetter("order")
+
+
+@dataclass(slots=True, eq=False)
+class _Notes:
+    """What is kept of one node, together, for a large tree's nodes lie in no processor's cache.
+
+    Attributes:
+        depth: tokens from the root to its end; 0 until somebody asks.
+        last_access: tick at which its state was created or last consumed; ``None`` if unknown.
+        children: how many it had when the core last looked whether it is a leaf.
+        prefix: what the policy knows of it; ``None`` while it is no candidate.
+    """
+
+    depth: int = 0
+    last_access: int | None = None
+    children: int = 0
+    prefix: CachedPrefix | None = None
 
 
 class MambaRadixView:
@@ -36,17 +58,14 @@ class MambaRadixView:
     """
 
     def __init__(self, policy: EvictionPolicy) -> None:
-        self.policy = policy
+        self._obey(policy)
         self.is_sound = True
-        self._observed = bool(policy.pools)
         self.now = 0
         self._tree: TreeReader | None = None
-        self._prefixes: dict[int, CachedPrefix] = {}
+        self._notes: dict[int, _Notes] = {}
+        self._known = 0
         self._marked: dict[int, Any] = {}
         self._left: deque[CachedPrefix] = deque()
-        self._depths: dict[int, int] = {}
-        self._last_access: dict[int, int] = {}
-        self._child_counts: dict[int, int] = {}
         self._next_order = 0
 
     def __len__(self) -> int:
@@ -55,7 +74,7 @@ class MambaRadixView:
         Under a policy that orders no pool they are counted, in O(nodes).
         """
         if self._observed or self._tree is None:
-            return len(self._prefixes)
+            return self._known
         tree = self._tree
         return sum(tree.holds_state(node) or tree.is_evictable_leaf(node) for node in self._nodes())
 
@@ -66,15 +85,10 @@ class MambaRadixView:
 
     def clear(self) -> None:
         """Forget all prefixes; the clock goes on."""
-        self._left.extend(self._prefixes.values())
-        for table in (
-            self._prefixes,
-            self._marked,
-            self._depths,
-            self._last_access,
-            self._child_counts,
-        ):
-            table.clear()
+        self._left.extend(sorted(self._prefixes(), key=_ORDER))
+        self._notes.clear()
+        self._marked.clear()
+        self._known = 0
         self.is_sound = True
         self.report_left()
 
@@ -90,18 +104,19 @@ class MambaRadixView:
         Those that no policy was told of come last, by the ids of their nodes.
         """
         self.refresh()
-        self.policy = policy
-        was_observed, self._observed = self._observed, bool(policy.pools)
+        was_observed = self._observed
+        self._obey(policy)
         if was_observed and self._observed:
-            for prefix in self._prefixes.values():
+            for prefix in sorted(self._prefixes(), key=_ORDER):
                 policy.on_insert(prefix, self.now)
         elif self._observed:
             last = self._next_order
-            orders = {id: prefix.order for id, prefix in self._prefixes.items()}
-            self._prefixes.clear()
+            orders = {prefix.id: prefix.order for prefix in self._prefixes()}
+            self._known = 0
             for node in sorted(self._nodes(), key=lambda n: (orders.get(n.id, last), n.id)):
                 self._marked[node.id] = node
-                self._child_counts[node.id] = len(node.children)
+                notes = self._noted(node)
+                notes.children, notes.prefix = len(node.children), None
             self.refresh()
 
     def tick(self) -> int:
@@ -126,60 +141,62 @@ class MambaRadixView:
         assert self._tree is not None
         if node.parent is None or not self._observed:
             return
-        children = len(node.children)
-        before = self._child_counts.get(node.id, 0)
-        prefix = self._prefixes.get(node.id)
+        notes = self._noted(node)
+        prefix, before = notes.prefix, notes.children
+        notes.children = children = len(node.children)
         is_leaf = self._tree.is_evictable_leaf(node)
         if children != before or is_leaf != (prefix is not None and prefix.is_leaf):
             self.changed(node)
-        self._child_counts[node.id] = children
         if (before > 1) != (children > 1):
             self._mark_down_to_states(node)
 
     def state_created(self, node: Any) -> None:
         """A state was put at the end of ``node``, or put there again."""
-        self._last_access[node.id] = self.now
+        self._noted(node).last_access = self.now
         self.state_came_or_went(node)
 
     def state_consumed(self, node: Any) -> None:
         """A request resumes from the state of ``node``."""
-        self._last_access[node.id] = self.now
-        prefix = self._prefixes.get(node.id)
+        notes = self._noted(node)
+        notes.last_access = self.now
+        prefix = notes.prefix
         if prefix is not None:
             prefix.last_access = self.now
             self.policy.on_hit(prefix, self.now)
 
     def split(self, upper: Any, lower: Any) -> None:
         """``upper`` was put between ``lower`` and its parent; the state, if any, stays below."""
-        self._last_access[upper.id] = self._last_access.get(lower.id, self.now)
+        known = self._noted(lower).last_access
+        self._noted(upper).last_access = self.now if known is None else known
         self.changed(upper)
         self.changed(lower)
 
     def removed(self, node: Any) -> None:
         """``node`` left the tree."""
         self._marked.pop(node.id, None)
-        self._depths.pop(node.id, None)
-        self._last_access.pop(node.id, None)
-        self._child_counts.pop(node.id, None)
-        prefix = self._prefixes.pop(node.id, None)
-        if prefix is not None:
-            self._left.append(prefix)
+        notes = self._notes.pop(node.id, None)
+        if notes is not None and notes.prefix is not None:
+            self._known -= 1
+            self._left.append(notes.prefix)
 
     # -- answers
 
     def depth(self, node: Any) -> int:
         """Tokens from the root to the end of ``node``; O(1) once known, for splits keep it."""
-        known = self._depths.get(node.id)
-        if known is not None:
-            return known
-        chain = []
-        while node.parent is not None and node.id not in self._depths:
-            chain.append(node)
+        notes = self._notes.get(node.id)
+        if notes is not None and notes.depth:
+            return notes.depth
+        depth, unknown = 0, []
+        while node.parent is not None:
+            notes = self._noted(node)
+            if notes.depth:
+                depth = notes.depth
+                break
+            unknown.append((notes, len(node.key)))
             node = node.parent
-        depth = 0 if node.parent is None else self._depths[node.id]
-        for node in reversed(chain):
-            depth += len(node.key)
-            self._depths[node.id] = depth
+        for notes, tokens in reversed(unknown):
+            depth += tokens
+            notes.depth = depth
         return depth
 
     def report_left(self) -> None:
@@ -214,7 +231,7 @@ class MambaRadixView:
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
-        known = self._prefixes.get(node.id) if self._observed else None
+        known = self._noted(node).prefix if self._observed else None
         return self._describe(node) if known is None or node.id in self._marked else known
 
     def resumption(self, node: Any) -> tuple[int, int]:
@@ -238,8 +255,8 @@ class MambaRadixView:
         assert self._tree is not None
         if self._left or self._marked:
             self.refresh()
-        if pool is not None and orders_shared_memory(self.policy):
-            stay = (id for id, prefix in self._prefixes.items() if not prefix.may_leave(pool))
+        if self._orders_shared and pool is not None:
+            stay = (prefix.id for prefix in self._prefixes() if not prefix.may_leave(pool))
             excluding = {*excluding, *stay}
         while True:
             prefix = self.policy.victim(pool or Pool.STATE, self.now, excluding)
@@ -253,6 +270,28 @@ class MambaRadixView:
             excluding = {*excluding, prefix.id}
 
     # -- internals
+
+    def _obey(self, policy: EvictionPolicy) -> None:
+        self.policy = policy
+        self._observed = bool(policy.pools)
+        self._orders_shared = orders_shared_memory(policy)
+
+    def _noted(self, node: Any) -> _Notes:
+        notes = self._notes.get(node.id)
+        if notes is None:
+            notes = self._notes[node.id] = _Notes()
+        return notes
+
+    def _last_access(self, notes: _Notes) -> int:
+        """If it is unknown, it is now."""
+        if notes.last_access is None:
+            notes.last_access = self.now
+        return notes.last_access
+
+    def _prefixes(self) -> Iterator[CachedPrefix]:
+        for notes in self._notes.values():
+            if notes.prefix is not None:
+                yield notes.prefix
 
     def _may_leave(self, node: Any, pool: Pool | None) -> bool:
         assert self._tree is not None
@@ -288,17 +327,20 @@ class MambaRadixView:
 
     def _refresh_node(self, node: Any) -> None:
         assert self._tree is not None
-        known = self._prefixes.get(node.id)
+        notes = self._noted(node)
+        known = notes.prefix
         has_state, is_leaf = self._tree.holds_state(node), self._tree.is_evictable_leaf(node)
         if not (has_state or is_leaf):
             if known is not None:
-                del self._prefixes[node.id]
+                notes.prefix = None
+                self._known -= 1
                 self.policy.on_remove(known)
             return
         if known is None:
             fresh = self._describe(node)
             self._next_order += 1
-            self._prefixes[node.id] = fresh
+            notes.prefix = fresh
+            self._known += 1
             self.policy.on_insert(fresh, self.now)
             return
         known.segment_from, known.exclusive_from, known.reuse_from, known.reuse_id = (
@@ -307,13 +349,14 @@ class MambaRadixView:
         known.children = len(node.children)
         known.has_state, known.is_leaf = has_state, is_leaf
         known.state_locked = self._tree.state_is_locked(node)
-        known.last_access = self._last_access.setdefault(node.id, self.now)
+        known.last_access = self._last_access(notes)
         self.policy.on_change(known)
 
     def _describe(self, node: Any) -> CachedPrefix:
         assert self._tree is not None
         segment_from, exclusive_from, reuse_from, reuse_id = self._surroundings(node)
-        known = self._prefixes.get(node.id)
+        notes = self._noted(node)
+        known = notes.prefix
         return CachedPrefix(
             id=node.id,
             order=self._next_order if known is None else known.order,
@@ -325,7 +368,7 @@ class MambaRadixView:
             has_state=self._tree.holds_state(node),
             is_leaf=self._tree.is_evictable_leaf(node),
             state_locked=self._tree.state_is_locked(node),
-            last_access=self._last_access.setdefault(node.id, self.now),
+            last_access=self._last_access(notes),
             reuse_id=reuse_id,
         )
 
@@ -361,7 +404,8 @@ class MambaRadixView:
         assert self._tree is not None
         self.refresh()
         reachable = {node.id: node for node in self._nodes()}
-        assert set(self._prefixes) <= set(reachable), "a prefix outlived its node"
+        assert set(self._notes) <= set(reachable), "what is known of a node outlived it"
+        assert self._known == len(list(self._prefixes())), "prefixes are miscounted"
         assert self._observed or not self._marked, "marks that nobody asks for"
         for node in reachable.values():
             depth, above = 0, node
@@ -370,14 +414,12 @@ class MambaRadixView:
                 above = above.parent
             assert self.depth(node) == depth, f"node {node.id}: depth"
             fresh = self._describe(node)
-            known = self._prefixes.get(node.id)
+            known = self._noted(node).prefix
             cached = fresh.has_state or fresh.is_leaf
             assert not self._observed or (known is not None) == cached, f"node {node.id}"
             if self._observed and known is not None:
                 for name in CachedPrefix.__slots__:
                     assert getattr(known, name) == getattr(fresh, name), f"node {node.id}: {name}"
-        for table in (self._depths, self._last_access, self._child_counts):
-            assert set(table) <= set(reachable), "a table outlived its node"
         check = getattr(self.policy, "_check", None)
         if check is not None:
             check()

@@ -149,7 +149,8 @@ class ValuePolicy:
         queues = self._queues.get(Pool.KV if self.shared else pool)
         if queues is None:
             return None
-        self._settle()
+        if self._hits or self._unplaced:
+            self._settle()
         # Most of the time an event has advanced it.
         if now - self._renewed >= FRESHNESS:
             self._advance(now)
