@@ -231,12 +231,14 @@ class MambaRadixView:
 
     def prefix(self, node: Any) -> CachedPrefix:
         """What is known of ``node`` now, whether or not it could be a victim; to be read only."""
-        known = self._noted(node).prefix if self._observed else None
-        return self._describe(node) if known is None or node.id in self._marked else known
+        return self._up_to_date(node) or self._describe(node)
 
     def resumption(self, node: Any) -> tuple[int, int]:
         """Tokens that the state of ``node`` saves from and up to; nothing without one."""
         assert self._tree is not None
+        known = self._up_to_date(node)
+        if known is not None:
+            return known.reuse_from if known.has_state else known.depth, known.depth
         depth = self.depth(node)
         if not self._tree.holds_state(node):
             return depth, depth
@@ -281,6 +283,13 @@ class MambaRadixView:
         if notes is None:
             notes = self._notes[node.id] = _Notes()
         return notes
+
+    def _up_to_date(self, node: Any) -> CachedPrefix | None:
+        """What the policy was told of ``node``, if that is all there is to tell."""
+        if not self._observed or node.id in self._marked:
+            return None
+        notes = self._notes.get(node.id)
+        return None if notes is None else notes.prefix
 
     def _last_access(self, notes: _Notes) -> int:
         """If it is unknown, it is now."""
