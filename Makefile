@@ -24,7 +24,7 @@ FORK_FILES := $(shell find patches -name '*.py' -o -name '*.patch' -o -name '*.t
 .PHONY: help demo test quick-test test-fork lint format setup setup-fork wheel fork clean
 
 help:
-	@echo "make demo        compare stock LRU and Marconi on a real server on this CPU (about 15 minutes)"
+	@echo "make demo        compare stock LRU and Marconi on a real server on this CPU (6 to 15 minutes)"
 	@echo "make test        lint, types and all tests, real servers included"
 	@echo "make quick-test  lint, types and the tests that start no server"
 	@echo "make test-fork   the tests of the fork of SGLang 0.5.4 alone"

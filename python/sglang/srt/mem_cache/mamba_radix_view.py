@@ -20,7 +20,6 @@ from sglang.srt.mem_cache.marconi.tree import TreeReader
 #: Marked nodes that are left for a decision to find.
 MOST_MARKED = 64
 
-
 _ORDER = attrgetter("order")
 
 
@@ -423,6 +422,8 @@ class MambaRadixView:
                 above = above.parent
             assert self.depth(node) == depth, f"node {node.id}: depth"
             fresh = self._describe(node)
+            resumed = fresh.reuse_from if fresh.has_state else fresh.depth
+            assert self.resumption(node) == (resumed, depth), f"node {node.id}: resumption"
             known = self._noted(node).prefix
             cached = fresh.has_state or fresh.is_leaf
             assert not self._observed or (known is not None) == cached, f"node {node.id}"
