@@ -7,6 +7,9 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 CACHE := .cache
 MODELS := $(CACHE)/tiny-models
 DEMO_RESULTS ?= results/demo
+TRACES ?= traces
+PARTS ?=
+ROWS ?=
 
 export SGLANG_MARCONI_CACHE ?= $(CURDIR)/$(CACHE)
 export HF_HUB_OFFLINE := 1
@@ -21,39 +24,59 @@ OUR_FILES := $(shell find python -name '*.py' 2>/dev/null) pyproject.toml
 PLATFORM_FILES := $(shell find test/cpu_platform -name '*.py' 2>/dev/null) test/cpu_platform/pyproject.toml
 FORK_FILES := $(shell find patches -name '*.py' -o -name '*.patch' -o -name '*.toml') $(OUR_FILES)
 
-.PHONY: help demo test quick-test test-fork lint format setup setup-fork wheel fork clean
+.PHONY: help demo matrix test quick-test test-fork lint docs format setup setup-fork wheel fork clean results results-pages
 
 help:
-	@echo "make demo        compare stock LRU and Marconi on a real server on this CPU (6 to 15 minutes)"
+	@echo "make demo        stock LRU, the paper and policy 3 on real servers on this CPU (6 to 15 minutes)"
 	@echo "make test        lint, types and all tests, real servers included"
 	@echo "make quick-test  lint, types and the tests that start no server"
 	@echo "make test-fork   the tests of the fork of SGLang 0.5.4 alone"
+	@echo "make docs        build the documentation in build/site"
 	@echo "make wheel       build dist/sglang_marconi-*.whl"
 	@echo "make fork        build dist/sglang-0.5.4+marconi.*.whl"
 	@echo "make format      format the code"
+	@echo "make matrix      serve the launches that operators make, with stock beside (an hour; ROWS=\"--rows 3\")"
+	@echo "make results     measure every figure of the docs again (hours; PARTS=..., TRACES=folder)"
+	@echo "make results-pages  write tables, figures and pictures of the docs from results/*.jsonl"
 
 demo: setup
 	$(BIN)/python benchmark/marconi/demo.py --models $(MODELS) --out $(DEMO_RESULTS)
 
-test: lint setup setup-fork
-	$(BIN)/python -m pytest test/srt
+test: quick-test setup-fork
+	$(BIN)/python -m pytest test/srt -m server
 	$(MAKE) --no-print-directory test-fork
 
 test-fork: setup-fork
 	$(FORK)/bin/python -m pytest -c test/v0.5.4/pytest.ini test/v0.5.4
 
 quick-test: lint setup
-	$(BIN)/python -m pytest test/srt -m "not server"
+	$(BIN)/python -m pytest test/srt -m "not server" --numprocesses 2
 
 lint: $(VENV)/.deps
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file patches/v0.5.4/mypy.ini
+	$(BIN)/python test/check_imports.py
+	$(BIN)/python benchmark/marconi/results.py pages --check
+	$(MAKE) --no-print-directory docs
+
+matrix: setup
+	$(BIN)/python benchmark/marconi/matrix.py $(ROWS)
+
+docs: $(VENV)/.deps
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.deps
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# PARTS chooses parts, TRACES is the folder of the traces; `results.py run --list` names the parts.
+results: setup
+	$(BIN)/python benchmark/marconi/results.py run --traces $(TRACES) $(PARTS)
+
+results-pages: $(VENV)/.deps
+	$(BIN)/python benchmark/marconi/results.py pages
 
 setup: $(VENV)/.package $(VENV)/.platform $(MODELS)/.done
 

@@ -1,4 +1,4 @@
-"""Draws docs/eviction.svg: one eviction decision, scored by the code that serves.
+"""Draws docs/images/eviction.svg: one eviction decision, scored by the code that serves.
 
 python docs/draw_eviction.py
 """
@@ -15,12 +15,13 @@ matplotlib.rcParams["svg.fonttype"] = "none"
 matplotlib.rcParams["svg.hashsalt"] = "eviction"
 import matplotlib.pyplot as plt
 from sglang.srt.marconi_utils import cost_by_name
+from sglang.srt.mem_cache.marconi.eviction.savings import SurvivingSavings, flop_efficiency
+from sglang.srt.mem_cache.marconi.eviction.utility import bounds, normalise, recency
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.savings import SurvivingSavings, flop_efficiency
-from sglang.srt.mem_cache.marconi.utility import bounds, normalise, recency
 
 NOW, ALPHA = 100, 0.5
 MODEL = "Qwen3-Next-80B-A3B-Instruct"
+TEXT, TITLE = 16, 18
 RECENCY, EFFICIENCY, VICTIM, PLAIN = "#4C78A8", "#F58518", "#D62728", "#555555"
 
 
@@ -92,11 +93,12 @@ def main() -> None:
     oldest = min(candidates, key=lambda d: d.prefix.last_access).name
 
     figure, (tree, bars) = plt.subplots(
-        1, 2, figsize=(13, 4.6), width_ratios=[1.45, 1], constrained_layout=True
+        2, 1, figsize=(12.5, 11.5), height_ratios=[1.75, 1], constrained_layout=True
     )
+    figure.get_layout_engine().set(hspace=0.08)
     draw_tree(tree, drawn, victim)
     draw_bars(bars, parts, victim, oldest)
-    out = Path(__file__).parent / "eviction.svg"
+    out = Path(__file__).parent / "images" / "eviction.svg"
     figure.savefig(out, metadata={"Date": None})
     print(f"{out.name}: evicts {victim!r}; LRU would evict {oldest!r}")
 
@@ -106,11 +108,11 @@ def draw_tree(axes: plt.Axes, drawn: list[Drawn], victim: str) -> None:
     for d in drawn:
         (x0, y0), (x1, y1) = places[d.parent], places[d.name]
         axes.plot([x0, x1], [-y0, -y1], color="#BBBBBB", zorder=1)
-    axes.text(2.6, 0.0, "root", ha="center", va="center", bbox=box("#EEEEEE"))
+    axes.text(2.6, 0.0, "root", ha="center", va="center", fontsize=TEXT, bbox=box("#EEEEEE"))
     for d in drawn:
         x, y = places[d.name]
         colour = VICTIM if d.name == victim else PLAIN
-        text = f"{d.name}\n{d.prefix.depth:,} tokens, used {NOW - d.prefix.last_access} ticks ago"
+        text = f"{d.name}\n{d.prefix.depth:,} tokens\nused {NOW - d.prefix.last_access} ticks ago"
         if d.note:
             text += f"\n{d.note}"
         axes.text(
@@ -119,14 +121,14 @@ def draw_tree(axes: plt.Axes, drawn: list[Drawn], victim: str) -> None:
             text,
             ha="center",
             va="center",
-            fontsize=8,
+            fontsize=TEXT,
             color=colour,
             zorder=2,
             bbox=box("white", colour),
         )
-    axes.set_title("Cached prefixes, each with a recurrent state at its end", fontsize=10)
+    axes.set_title("Cached prefixes, each with a recurrent state at its end", fontsize=TITLE)
     axes.set_xlim(-0.7, 5.9)
-    axes.set_ylim(-3.5, 0.4)
+    axes.set_ylim(-3.45, 0.25)
     axes.axis("off")
 
 
@@ -159,13 +161,14 @@ def draw_bars(
             i,
             ", ".join(notes),
             va="center",
-            fontsize=8,
+            fontsize=TEXT,
             color=VICTIM if name == victim else PLAIN,
         )
-    axes.set_xlim(0, 1.75)
-    axes.set_xlabel("utility S(n), lowest goes first")
-    axes.set_title(f"Policy 2 scores the unlocked candidates, alpha = {ALPHA}", fontsize=10)
-    axes.legend(fontsize=8, loc="upper right")
+    axes.set_xlim(0, 1.1)
+    axes.tick_params(labelsize=TEXT)
+    axes.set_xlabel("utility S(n), lowest goes first", fontsize=TEXT)
+    axes.set_title(f"Policy 2 scores the unlocked candidates, alpha = {ALPHA}", fontsize=TITLE)
+    axes.legend(fontsize=TEXT, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -2,7 +2,7 @@
 
     python benchmark/marconi/advise.py --trace FILE --model NAME --memory-gib 40
 
-As ``python -m sglang.srt.mem_cache.marconi.advise``, for traces of every format that the lab reads.
+As ``sglang-marconi advise``, for traces of every format that the lab reads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from lab.costs import load_cost
 from lab.shadow_world import hashed_requests
-from sglang.srt.mem_cache.marconi.advise import add_arguments, advised
+from sglang.srt.mem_cache.marconi.advice.command import add_arguments, advised
 from traces import read_trace
+from traces.fields import UNITS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             block=options.block,
             limit=options.limit,
             tokenizer=options.tokenizer,
+            time_unit=options.time_unit,
+            empty="fail",
         )
         requests = list(hashed_requests(reader, reader.block))
         print(advised(options, requests, reader.block, load_cost(options.model)))
@@ -44,6 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", default="auto", help="of the trace; by default found out")
     parser.add_argument("--block", type=int, help="tokens a block; default: the format's own")
     parser.add_argument("--tokenizer", help="of Hugging Face, for traces that hold text")
+    parser.add_argument("--time-unit", choices=UNITS, help="of its times; default: the format's")
     parser.add_argument("--limit", type=int, help="only so many requests")
     add_arguments(parser)
     return parser.parse_args(argv)

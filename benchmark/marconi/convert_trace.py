@@ -14,7 +14,8 @@ from pathlib import Path
 
 from traces import FORMATS, Timing, read_trace
 from traces.chat import load_tokenizer
-from traces.writers import WRITERS, Options, write_trace
+from traces.fields import UNITS
+from traces.writers import WRITERS, WriterOptions, write_trace
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             tokenizer=tokenizer,
             reveal_outputs=options.reveal_outputs,
             timing=Timing(sessions_per_second=options.sessions_per_second, seed=options.seed),
+            time_unit=options.time_unit,
+            empty="fail",
         )
-        settings = Options(reader.block, options.vocab_size, tokenizer)
+        settings = WriterOptions(reader.block, options.vocab_size, tokenizer)
         count = write_trace(reader, options.output, options.to, settings)
     except (ValueError, OSError) as error:
         sys.exit(f"convert_trace.py: {error}")
@@ -52,6 +55,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", choices=sorted(WRITERS), required=True)
     parser.add_argument("--format", default="auto", help=f"of IN: auto, {', '.join(FORMATS)}")
     parser.add_argument("--block", type=int, help="tokens of a block (default: the format's)")
+    parser.add_argument("--time-unit", choices=UNITS, help="of IN's times (default: the format's)")
     parser.add_argument("--limit", type=int, help="requests to convert")
     parser.add_argument("--errors", choices=["skip", "fail"], default="skip")
     parser.add_argument("--tokenizer", help="name or folder, for formats that hold text")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from traces import Timing
 from traces.generator import Sizes, generate, parse_mix
-from traces.writers import Options, write_trace
+from traces.writers import WriterOptions, write_trace
 
 DEFAULT_MIX = "shared-prefix=2,few-shot=2,chat=3,agent=1,eliding-agent=1,noise=4"
 _TIMES = ("sessions_per_second", "words_per_minute", "response_seconds")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             block=options.block,
             keep_tokens=options.to == "marconi",
         )
-        count = write_trace(requests, options.path, options.to, Options(options.block))
+        count = write_trace(requests, options.path, options.to, WriterOptions(options.block))
     except (ValueError, OSError) as error:
         sys.exit(f"generate_trace.py: {error}")
     print(f"{count} requests of {options.sessions} sessions", file=sys.stderr)

@@ -14,10 +14,10 @@ from sglang.srt.configs.mamba_utils import Mamba2CacheParams, Mamba2StateShape
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
-from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
-from sglang.srt.mem_cache.marconi.setup import MarconiSetup
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.marconi_radix_cache import MarconiRadixCache
 from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixKey

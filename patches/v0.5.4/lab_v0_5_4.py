@@ -12,7 +12,7 @@ from lab.served import CHUNK_TOKENS, Served, named_blocks
 from lab.spec import RunSpec
 from policies import PolicyContext, cache_arguments
 from replay_v0_5_4 import serve
-from sglang.srt.mem_cache.marconi.stats import MarconiStats
+from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from traces import Request
 
 

@@ -303,6 +303,23 @@ def look_up(harness: ForkHarness, tokens: list[int]) -> dict[str, int]:
     return {reason: count - before.get(reason, 0) for reason, count in after.items()}
 
 
+def test_a_health_check_ticks_no_clock_and_counts_as_no_request():
+    harness = ForkHarness(3)
+    harness.insert(sequence(20, 1))
+    req = request(sequence(30, 1))
+    req.rid = "HEALTH_CHECK_1"
+    tick, counted = harness.cache.view.now, harness.cache.stats.as_dict()
+    assert harness.match(req.origin_input_ids, req=req).device_prefix_len == 20
+    kv, state = harness.alloc_kv(5), harness.alloc_state()
+    with harness.cache._serving(req):
+        harness.cache.insert(harness.key(sequence(5, 9)), kv, state)
+    assert harness.cache.view.now == tick and harness.cache.stats.as_dict() == counted
+    assert tuple(sequence(5, 9)) in harness.states()
+    look_up(harness, sequence(20, 1))
+    assert harness.cache.view.now == tick + 1 and harness.cache.stats.requests == 1
+    harness.check()
+
+
 def test_lost_tokens_are_told_apart_by_reason():
     harness = ForkHarness(1)
     inner, outer = sequence(100, 1), sequence(200, 1)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import lab_v0_5_4
 import pytest
-import simulate
 from build_fork import REPOSITORY
 from cpu_cache_v0_5_4 import CpuCache
+from lab import command as simulate
 from lab.costs import load_cost
 from lab.run import check_spec, policy_context
 from lab.run import simulate as run

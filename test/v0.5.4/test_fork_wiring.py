@@ -14,7 +14,7 @@ from series import load_series
 from server_harness import tiny_model
 from sglang.srt import marconi_wiring
 from sglang.srt.marconi_utils import UnknownArchitectureError
-from sglang.srt.mem_cache.marconi import setup
+from sglang.srt.mem_cache.marconi.attach import setup
 from sglang.srt.mem_cache.marconi.config import MarconiConfigError
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 

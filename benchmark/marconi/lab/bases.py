@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from policies import PolicyContext
-from sglang.srt.mem_cache.marconi.stats import MarconiStats
+from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from traces import Request
 
 from lab.served import Served

@@ -44,8 +44,8 @@ def check_spec(spec: RunSpec) -> None:
     Raises:
         OSError, ValueError, KeyError: its trace, policy, model or sizes.
     """
-    with Path(spec.trace).open("rb"):
-        pass
+    if not Path(spec.trace).is_dir():
+        Path(spec.trace).open("rb").close()
     if spec.base != DEFAULT_BASE and spec.engine != "sglang":
         raise ValueError(
             f"--base is {spec.base} but --engine is {spec.engine}; allowed is --engine sglang"
@@ -54,6 +54,13 @@ def check_spec(spec: RunSpec) -> None:
         raise ValueError(
             f"--measure-from is {spec.measure_from}; allowed are shares of the trace from 0 to "
             f"less than 1"
+        )
+    if spec.policy.partition(":")[0] == "clairvoyant" and (
+        spec.active is not None or spec.schedule != "fcfs"
+    ):
+        raise ValueError(
+            f"--policy is {spec.policy!r}, which knows the order of the trace; allowed with it are "
+            f"--arrivals trace and --schedule fcfs"
         )
     if spec.engine == "paper":
         if spec.measure_from:
@@ -75,7 +82,7 @@ def check_spec(spec: RunSpec) -> None:
         raise ValueError(f"--admission is {spec.admission!r}; allowed are {allowed}")
     for flag, value in (
         ("--block", spec.block),
-        ("--concurrency", 1 if spec.concurrency is None else spec.concurrency),
+        ("--running", 1 if spec.concurrency is None else spec.concurrency),
         ("--kv-tokens", spec.kv_tokens),
         ("--state-slots", spec.state_slots),
     ):

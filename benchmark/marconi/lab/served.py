@@ -17,6 +17,10 @@ CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
 GRID_TOKENS = 64
 
 
+class OutOfMemory(Exception):
+    """Nothing evictable is left: a scheduler would let the request wait."""
+
+
 @dataclass(frozen=True)
 class BlockCost:
     """A model's cost where the unit of length is a block of ``block_tokens`` tokens."""
@@ -44,7 +48,11 @@ class Served:
         served: ``False`` where the request did not fit even alone.
         lost: blocks seen before that had to be computed again.
         index: the request's place in the trace, counted from 0.
-        ttft_seconds: modelled time to the first token, ``None`` where time is not modelled.
+        ttft_seconds: modelled time to the first token, the wait included; ``None`` where time is
+            not modelled, as the next four.
+        wait_seconds: from when it came until its prefill began.
+        came_seconds, ended_seconds: by the server's clock.
+        session: whom it belongs to.
     """
 
     input_tokens: int
@@ -53,6 +61,10 @@ class Served:
     lost: Loss = field(default_factory=Loss)
     ttft_seconds: float | None = None
     index: int = 0
+    wait_seconds: float | None = None
+    came_seconds: float | None = None
+    ended_seconds: float | None = None
+    session: str | None = None
 
 
 def named_blocks(request: Request, block: int, fresh: Iterator[int]) -> tuple[list[int], list[int]]:

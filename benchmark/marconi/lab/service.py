@@ -11,6 +11,7 @@ class ServiceTimes:
 
     Attributes:
         prefill_flops_per_second: sustained over a prefill chunk.
+        batch_seconds: of each prefill batch, whatever it holds.
         decode_seconds_per_token: of each request, whatever else runs.
         speed: the trace's clock runs this many times faster.
     """
@@ -18,3 +19,4 @@ class ServiceTimes:
     prefill_flops_per_second: float = 4e14
     decode_seconds_per_token: float = 0.02
     speed: float = 1.0
+    batch_seconds: float = 0.0

@@ -10,32 +10,51 @@ from __future__ import annotations
 import itertools
 import time
 from array import array
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 from policies import CacheArguments, PolicyContext, cache_arguments
 from policies.shared import SharedOrderPolicy
+from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, LruPolicy, create_policy
-from sglang.srt.mem_cache.marconi.recording import HashedRequest
-from sglang.srt.mem_cache.marconi.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
+from sglang.srt.mem_cache.marconi.eviction.policy import (
+    MOST_WAITING,
+    REFRESH_PASSES,
+    EvictionPolicy,
+    QueueObserver,
+)
+from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
+from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
+from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE, Namespace
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
-from sglang.srt.mem_cache.marconi.value import ValuePolicy
 from traces import Request
 
+from lab.arrivals import Arrival
 from lab.costs import load_cost
-from lab.losses import LossLedger, chain_hashes
-from lab.served import CHUNK_TOKENS, GRID_TOKENS, TRACK_TOKENS, Served, named_blocks
+from lab.loaded import serve_loaded
+from lab.losses import Loss, LossLedger, chain_hashes
+from lab.scheduler import Run
+from lab.schedules import Waiting
+from lab.served import (
+    CHUNK_TOKENS,
+    GRID_TOKENS,
+    TRACK_TOKENS,
+    OutOfMemory,
+    Served,
+    named_blocks,
+)
 from lab.spec import RunSpec
 from lab.totals import REASONS, Totals
 
 
 def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
-    """Run a spec on the shadow, one request at a time, and return its row.
+    """Run a spec on the shadow, and return its row.
 
     Raises:
         OSError, ValueError: a trace that cannot be used, or what the shadow does not simulate.
@@ -45,12 +64,12 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
     cost = load_cost(spec.model)
     totals = Totals(cost, spec.block, first=spec.first_measured())
     requests = spec.requests()
-    world = ShadowWorld(cache, spec.block)
-    for request in requests:
-        totals.add(world.serve(request))
+    for served in serve_loaded(spec, ShadowWorld(cache, spec.block, ledger=spec.ledger), requests):
+        totals.add(served)
     return {
         **spec.columns(),
         **totals.as_row(),
+        **({} if spec.ledger else {"token_hit_rate_bound": None}),
         "corrupt_lines": requests.skipped,
         "lost_tokens": dict.fromkeys(REASONS),
         "evictions": {"all": cache.evictions},
@@ -66,8 +85,6 @@ def shadow_cache(spec: RunSpec, context: PolicyContext) -> ShadowCache:
     Raises:
         ValueError: what the shadow does not simulate.
     """
-    if spec.concurrency is not None:
-        raise ValueError("--concurrency is given; allowed is --engine sglang")
     arguments = cache_arguments(spec.policy, context)
     policy = shadow_policy(spec, arguments, context)
     shape = ShadowShape(
@@ -117,6 +134,11 @@ def shadow_policy(
         return ValuePolicy(context.cost, shared=True)
     config = MarconiConfig.from_options({"marconi_evict_policy": policy, **arguments.options})
     assert config is not None
+    if config.marconi_evict_policy == 2 and not isinstance(config.marconi_eff_weight, float):
+        raise ValueError(
+            f"--policy is {spec.policy!r}, whose weight the server tunes; allowed with --engine "
+            "shadow is one with its weight, as server:2:0.5"
+        )
     return create_policy(config, SAVINGS[config.marconi_savings](context.cost))
 
 
@@ -159,38 +181,143 @@ class ShadowReader:
         return key
 
     @staticmethod
-    def namespace_of(key: array[int]) -> str:
-        return ""
+    def namespace_of(key: array[int]) -> Namespace:
+        return NO_NAMESPACE
+
+
+class ShadowRun:
+    """See :class:`lab.scheduler.Run`. A prompt enters the tree when all of it is computed."""
+
+    def __init__(
+        self, world: ShadowWorld, arrival: Arrival, prompt: list[int], output: list[int]
+    ) -> None:
+        self._world, self._cache, self._block = world, world.cache, world.block_tokens
+        self._index, request = arrival.index, arrival.request
+        self._input_tokens = request.input_length
+        self._chain = chain_hashes(prompt + output)
+        hashes = array("Q", (hash & (2**64 - 1) for hash in self._chain))
+        self._prompt, self._output = len(prompt), hashes[len(prompt) :]
+        self.blocks = len(hashes)
+        # The last token of a prompt is always computed, so its block cannot hit.
+        whole = (request.input_length - 1) // self._block
+        hit = self._cache.match(self._index, hashes[: self._prompt], whole + 1)
+        ledger = world.ledger
+        lost = Loss() if ledger is None else ledger.look_up(self._chain[:whole], hit, hit)
+        self.served = Served(
+            request.input_length, hit * self._block, lost=lost, index=arrival.index
+        )
+        self._computed = self._end = hit
+        self.has_chunks = True
+
+    @property
+    def prompt_left(self) -> int:
+        return self._prompt - self._computed
+
+    @property
+    def wanted(self) -> tuple[int, int]:
+        """What :meth:`ShadowCache.fits` asks."""
+        return self._index, self.blocks
+
+    def admit(self) -> None:
+        self._cache.admit(self._index)
+
+    def next_chunk(self, limit: int | None = None) -> tuple[int, int] | None:
+        if not self.has_chunks:
+            return None
+        start, self._end = self._computed, self._prompt
+        if limit is not None and limit < self.prompt_left:
+            grid = self._cache.shape.grid
+            self._end = start + max(limit // grid * grid, 1)
+        last = self._end == self._prompt
+        return start * self._block, self._input_tokens if last else self._end * self._block
+
+    def finish_chunk(self) -> None:
+        self._computed = self._end
+        self.has_chunks = self._computed < self._prompt
+        if not self.has_chunks:
+            self.served.served = self._cache.prefill(self._index)
+
+    def decode(self) -> None:
+        if not self.served.served:
+            raise OutOfMemory
+
+    def finish(self) -> None:
+        if not self.served.served:
+            self.served.hit_tokens = 0
+            self._cache.end(self._index, None)
+            return
+        self._cache.end(self._index, self._output)
+        if self._world.ledger is not None:
+            self._world.ledger.computed(self._chain)
+
+    def cancel(self) -> None:
+        self._cache.end(self._index, None)
 
 
 class ShadowWorld:
     """Feeds requests of a trace to a shadow and says what each found."""
 
-    def __init__(self, cache: ShadowCache, block_tokens: int) -> None:
-        self._cache = cache
-        self._block = block_tokens
-        self._ledger = LossLedger()
+    def __init__(self, cache: ShadowCache, block_tokens: int, *, ledger: bool = True) -> None:
+        self.cache = cache
+        self.block_tokens = block_tokens
+        self.ledger = LossLedger() if ledger else None
         self._fresh: Iterator[int] = itertools.count(1 << 40)
-        self._served = 0
+        self._served = self._passes = 0
 
     def serve(self, request: Request) -> Served:
         """Serve one request alone."""
-        block, cache = self._block, self._cache
-        prompt, output = named_blocks(request, block, self._fresh)
-        chain = chain_hashes(prompt + output)
-        hashes = array("Q", (hash & (2**64 - 1) for hash in chain))
+        run = self.begin(Arrival(self._served, "", 0, request))
+        self._served += 1
+        run.admit()
+        run.next_chunk()
+        run.finish_chunk()
+        run.finish()
+        return run.served
+
+    @property
+    def matches_all(self) -> bool:
+        """No tree core of SGLang 0.5.23 is asked for it."""
+        return False
+
+    def look(self, waiting: Waiting) -> int:
+        request, block = waiting.arrival.request, self.block_tokens
+        hashes = cast("array[int] | None", waiting.looked_up)
+        if hashes is None:
+            chain = chain_hashes(request.prompt_ids[: request.input_length // block])
+            hashes = waiting.looked_up = array("Q", (hash & (2**64 - 1) for hash in chain))
         whole = (request.input_length - 1) // block
-        id, self._served = self._served, self._served + 1
-        observe = getattr(cache.policy, "begin", None)
+        waiting.resumes, _ = self.cache.tree.look(hashes, min(len(hashes), whole))
+        return waiting.resumes.end * block
+
+    def note_queue(self, queue: Sequence[Waiting], *, matched: bool) -> None:
+        """As :class:`WaitingRequests` does it."""
+        policy = self.cache.policy
+        if not isinstance(policy, QueueObserver):
+            return
+        tree, refresh = self.cache.tree, self._passes % REFRESH_PASSES == 0
+        self._passes += 1
+        ids: list[int | None] = []
+        for one in queue[:MOST_WAITING]:
+            node = cast("ShadowNode | None", one.resumes)
+            if not matched and (refresh or node is None or not self._still_resumes(node)):
+                self.look(one)
+            ids.append(cast(ShadowNode, one.resumes).id)
+        tree.view.refresh(tree.now)
+        policy.on_queue(ids, tree.now)
+
+    def _still_resumes(self, node: ShadowNode) -> bool:
+        tree = self.cache.tree
+        return node is tree.root or (tree.node(node.id) is node and node.has_state)
+
+    def begin(self, arrival: Arrival) -> ShadowRun:
+        prompt, output = named_blocks(arrival.request, self.block_tokens, self._fresh)
+        observe = getattr(self.cache.policy, "begin", None)
         if observe is not None:
-            observe(id, prompt, output)
-        hit = cache.begin(id, hashes[: len(prompt)], whole + 1)
-        served = cache.is_running(id)
-        lost = self._ledger.look_up(chain[:whole], hit, hit)
-        cache.end(id, hashes[len(prompt) :])
-        if served:
-            self._ledger.computed(chain)
-        return Served(request.input_length, hit * block, served=served, lost=lost, index=id)
+            observe(arrival.index, prompt, output)
+        return ShadowRun(self, arrival, prompt, output)
+
+    def fits(self, runs: Sequence[Run]) -> bool:
+        return self.cache.fits([cast(ShadowRun, run).wanted for run in runs])
 
 
 def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:

@@ -30,11 +30,17 @@ class RunSpec:
         trace: file, in any format that :func:`traces.read_trace` knows.
         block: tokens of one block of the trace, which is one slot of the simulated pools.
         tokenizer: of a trace that holds text.
+        ledger: whether the shadow, too, follows which blocks could have hit (the cache that serves
+            always does); without, the row has no ``token_hit_rate_bound``.
+        time_unit: of the trace's times, where it is not the format's own.
         errors: whether a corrupt line is skipped and counted, or ends the run.
         kv_tokens, state_slots: the pools, in tokens and states.
         memory_gib, mamba_full_memory_ratio: the budget that they were split from, if one was given.
         capacity: its name, where it was found by one.
-        concurrency: requests at a time; ``None``: one at a time, without a clock.
+        concurrency: requests that run at a time; ``None``: one at a time, without a clock.
+        active: sessions of a closed loop; ``None``: requests come by the trace's clock.
+        think_seconds: mean time from an answer to its session's next request, in a closed loop.
+        schedule: the order of service, one of :data:`lab.schedules.SCHEDULES`.
         labels: further columns of the row.
         memory: whether states and KV have pools of their own or share one budget of bytes.
         base: the release of SGLang whose cache runs, one of :data:`lab.bases.BASES`.
@@ -64,15 +70,29 @@ class RunSpec:
     memory: Memory = "static"
     base: str = DEFAULT_BASE
     measure_from: float = 0.0
+    active: int | None = None
+    think_seconds: float = 0.0
+    schedule: str = "fcfs"
+    time_unit: str | None = None
+    ledger: bool = True
 
     def key(self) -> str:
         """Identity of the run: equal for equal specs, and for no others."""
         values = asdict(self)
         # Rows of before there was a choice keep their identity.
-        only = {"memory": "static", "base": DEFAULT_BASE, "measure_from": 0.0}
+        only = {
+            **{"memory": "static", "base": DEFAULT_BASE, "measure_from": 0.0},
+            **{"active": None, "think_seconds": 0.0, "schedule": "fcfs"},
+            **{"time_unit": None, "ledger": True},
+        }
         for name, value in only.items():
             if values[name] == value:
                 del values[name]
+        if not values["service"]["batch_seconds"]:
+            del values["service"]["batch_seconds"]
+        if self.concurrency is not None:
+            # Requests of one prefill batch were not served together before.
+            values["batches"] = True
         text = json.dumps(values, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -85,6 +105,8 @@ class RunSpec:
             limit=self.limit,
             errors=self.errors,
             tokenizer=self.tokenizer,
+            time_unit=self.time_unit,
+            empty="fail",
         )
 
     def first_measured(self) -> int:
@@ -109,6 +131,9 @@ class RunSpec:
             "capacity": self.capacity,
             "admission": self.admission,
             "concurrency": self.concurrency,
+            "active": self.active,
+            "think_seconds": self.think_seconds,
+            "schedule": self.schedule,
             "memory": self.memory,
             "measure_from": self.measure_from,
             "labels": self.labels,

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cpu_cache import CpuCache, server_context
 from policies import PolicyContext, cache_arguments
-from replay_cache import Replay
-from sglang.srt.mem_cache.marconi.stats import MarconiStats
+from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from traces import Request
 
-from lab.costs import load_cost
+from lab.cpu_cache import CpuCache, server_context
+from lab.loaded import serve_loaded
+from lab.replay_cache import Replay
 from lab.served import Served
 from lab.spec import RunSpec
-from lab.timeline import Timeline
 
 
 @dataclass
@@ -27,11 +26,7 @@ class ServerWorld:
     stats: MarconiStats | None
 
     def serve(self, requests: Iterable[Request]) -> Iterator[Served]:
-        if self.spec.concurrency is None:
-            return map(self.replay.serve, requests)
-        cost = load_cost(self.spec.model)
-        timeline = Timeline(self.replay, cost, self.spec.service, self.spec.concurrency)
-        return timeline.serve(requests)
+        return serve_loaded(self.spec, self.replay, requests)
 
 
 def check_world(spec: RunSpec, context: PolicyContext) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cpu_cache import CpuCache, server_context
+from lab.cpu_cache import CpuCache, server_context
+from lab.replay_cache import Replay
 from policies import PolicyContext, cache_arguments
-from replay_cache import Replay
 from sglang.srt.marconi_utils import ModelCost
 from traces import Request
 
@@ -53,7 +53,7 @@ def predict(
         sent: answered requests, in the order in which the server served them, one at a time.
         passes: requests that the server had served before, its cache flushed since.
     """
-    requests = [_as_request(one) for one in sent]
+    requests = [as_request(one) for one in sent]
     context = PolicyContext(cost, 1, shape.kv_tokens, shape.states, lambda: iter(requests))
     arguments = cache_arguments(policy, context)
     with server_context(chunk=shape.chunk, max_states_per_path=arguments.max_states_per_path):
@@ -71,7 +71,8 @@ def predict(
     return Predicted(hits, None if stats is None else stats.as_dict()["victims"])
 
 
-def _as_request(one: Sent) -> Request:
+def as_request(one: Sent) -> Request:
+    """An answered request, token by token."""
     assert one.answer is not None
     return Request(
         timestamp_ms=1000 * one.start,

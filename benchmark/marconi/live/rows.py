@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from demo_measures import quantile
+from demonstration.measures import quantile
 
 from live.run import Sent
 from live.tables import markdown_table

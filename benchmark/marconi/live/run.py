@@ -41,13 +41,16 @@ class Pace:
     Attributes:
         speed: open loop: the trace's timestamps, so many times as fast; None for closed loop.
         concurrency: at most so many at a time; None for any number.
+        active: at most so many sessions that have begun and not ended; None for any number.
     """
 
     speed: float | None
     concurrency: int | None
+    active: int | None = None
 
     def __str__(self) -> str:
         limit = "" if self.concurrency is None else f", {self.concurrency} at a time"
+        limit += "" if self.active is None else f", {self.active} sessions"
         return f"open loop, speed {self.speed:g}{limit}" if self.speed else f"closed loop{limit}"
 
 
@@ -95,7 +98,7 @@ class Player:
     ) -> list[Sent]:
         due = due_times(turns, pace.speed)
         when = {turn.index: seconds for turn, seconds in zip(turns, due, strict=True)}
-        backlog = Backlog(turns, due)
+        backlog = Backlog(turns, due, pace.active)
         running: set[asyncio.Task[Sent]] = set()
         sent: list[Sent] = []
         origin = time.perf_counter()

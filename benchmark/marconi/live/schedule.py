@@ -14,13 +14,20 @@ class Backlog:
 
     A turn is ready when it is due and its session's turn before it was answered. Times are
     seconds from the start of the run.
+
+    Args:
+        active: sessions that may have begun and not ended; by default any number.
     """
 
-    def __init__(self, turns: Sequence[Turn], due: Sequence[float]) -> None:
+    def __init__(
+        self, turns: Sequence[Turn], due: Sequence[float], active: int | None = None
+    ) -> None:
         self._waiting: dict[str, deque[tuple[float, int, Turn]]] = {}
         for turn, when in zip(turns, due, strict=True):
             self._waiting.setdefault(turn.session, deque()).append((when, turn.index, turn))
-        self._heads = [turns[0] for turns in self._waiting.values()]
+        heads = [turns[0] for turns in self._waiting.values()]
+        self._heads = heads if active is None else heads[:active]
+        self._closed = deque() if active is None else deque(heads[active:])
         heapq.heapify(self._heads)
         self._left = len(turns)
 
@@ -38,9 +45,11 @@ class Backlog:
         return turn
 
     def answered(self, turn: Turn) -> None:
-        """``turn`` is over, well or not: its session's next may go."""
+        """``turn`` is over, well or not: its session's next may go, or another session begin."""
         if self._waiting[turn.session]:
             heapq.heappush(self._heads, self._waiting[turn.session][0])
+        elif self._closed:
+            heapq.heappush(self._heads, self._closed.popleft())
 
     def next_due(self) -> float | None:
         """When the first turn is due that waits for nothing but its time; None without one."""

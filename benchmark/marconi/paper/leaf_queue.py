@@ -62,11 +62,11 @@ class LeafQueue(Generic[NodeT]):
         victims: list[NodeT] = []
         gone: dict[int, int] = {}
         freed = 0
-        more = self._settle(gone)
+        more = self._bring_leaf_to_top(gone)
         while more and freed < wanted:
             oldest, _, node = heapq.heappop(self._heap)
             victims.append(node)
-            more = self._settle(gone)
+            more = self._bring_leaf_to_top(gone)
             if more and self._heap[0][0] == oldest:
                 for victim in victims:
                     self._push(victim)
@@ -77,12 +77,12 @@ class LeafQueue(Generic[NodeT]):
                 continue
             gone[id(parent)] = gone.get(id(parent), 0) + 1
             if len(parent.children) == gone[id(parent)] and not parent.queued:
-                # Pushed with its true stamp, it leaves a settled top settled.
+                # Pushed with its true stamp, it leaves a living leaf at the top.
                 self._push(parent)
                 more = True
         return victims
 
-    def _settle(self, gone: Mapping[int, int]) -> bool:
+    def _bring_leaf_to_top(self, gone: Mapping[int, int]) -> bool:
         """Make the top entry a living leaf with its true stamp; False if there is none."""
         heap = self._heap
         while heap:

@@ -18,9 +18,14 @@ MAX_LINES = 12
 MAX_PANEL_ROWS = 10
 TITLE_WIDTH = 50
 
-ENGINES = {"sglang": "served cache", "paper": "paper's engine"}
+ENGINES = {"sglang": "served cache", "shadow": "block hashes", "paper": "paper's engine"}
+MEMORIES = {"static": "a pool each", "elastic": "one memory"}
 
-_SETTING = ("engine", "base", "model", "memory ratio", "admission", "concurrency")
+#: What :attr:`pictures.rows.Row.setting` holds, in its order, the labels left out.
+_SETTING = (
+    *("engine", "base", "model", "memory", "memory ratio", "admission"),
+    *("measured from", "concurrency"),
+)
 #: Labels that have figures of their own.
 SWEPT_LABELS = frozenset({"layer_composition", "state_dim", "arrival_rate", "think_time"})
 
@@ -82,6 +87,10 @@ def panel_titles(panels: Sequence[Panel]) -> list[str]:
 def _setting_text(name: str, value: Any) -> str:
     if name == "engine":
         return ENGINES[value]
+    if name == "memory":
+        return MEMORIES[value]
+    if name == "measured from":
+        return f"measured from {100 * value:g} % on"
     if name == "base":
         return f"SGLang {value}"
     if name == "concurrency":

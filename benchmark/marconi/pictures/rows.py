@@ -16,6 +16,8 @@ from sglang.srt.marconi_utils import cost_by_name
 
 GIB = 2**30
 LOSSES = ("state_evicted", "kv_evicted", "never_admitted")
+ENGINES = ("sglang", "shadow", "paper")
+MEMORIES = ("static", "elastic")
 CAPACITIES = ("starved", "middle", "ample")
 DEFAULT_ALPHA = 0.5
 
@@ -51,6 +53,7 @@ class Row:
     base: str = ""
     model: str = ""
     memory_gib: float | None = None
+    memory: str = "static"
     ratio: float | None = None
     capacity: str | None = None
     admission: str = ""
@@ -89,10 +92,14 @@ class Row:
     def setting(self) -> tuple[Any, ...]:
         """What must be equal beside trace and memory for two runs to be comparable.
 
-        The paper's engine has one byte budget, and each of its policies an admission of its own.
+        Memory for both has no split. The paper's engine has one byte budget, and each of its
+        policies an admission of its own.
         """
         paper = self.engine == "paper"
-        of_pools = (None, self.paper_mode) if paper else (self.ratio, self.admission)
+        of_pools: tuple[Any, ...] = (None, None, self.paper_mode)
+        if not paper:
+            split = None if self.memory == "elastic" else self.ratio
+            of_pools = (self.memory, split, self.admission)
         part = (self.measure_from, self.concurrency, self.labels)
         return (self.engine, self.base, self.model, *of_pools, *part)
 
@@ -134,7 +141,7 @@ def parse_row(record: Any) -> Row:
     """
     if not isinstance(record, dict):
         raise ValueError(f"a row is a JSON object, this is {type(record).__name__}")
-    engine = _one_of(record.get("engine") or "sglang", "engine", ("sglang", "paper"))
+    engine = _one_of(record.get("engine") or "sglang", "engine", ENGINES)
     lost, ttft = _object(record, "lost_tokens"), _object(record, "ttft_ms_modelled")
     return Row(
         trace=str(record["trace"]),
@@ -145,6 +152,7 @@ def parse_row(record: Any) -> Row:
         base=str(record.get("base") or DEFAULT_BASE),
         model=str(record.get("model") or ""),
         memory_gib=_memory_gib(record),
+        memory=_one_of(record.get("memory") or "static", "memory", MEMORIES),
         ratio=_number(record, "mamba_full_memory_ratio"),
         capacity=_one_of(record.get("capacity"), "capacity", (*CAPACITIES, None)),
         admission=str(record.get("admission") or ""),

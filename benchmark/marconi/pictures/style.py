@@ -59,6 +59,8 @@ _FAMILIES = {
     "gdsf": Look("GDSF", "#6741d9", "h"),
     "gdsf-state": Look("GDSF, state pool", "#6741d9", "h", "--", open_marker=True),
     "superseded": Look("superseded first", "#e64980", "H"),
+    "server:3": Look("policy 3", "#087f5b", "*"),
+    "value": Look("policy 3", "#087f5b", "*"),
     "clairvoyant": Look("clairvoyant", "#111111", "x", (0, (5, 2))),
     "infinite": Look("infinite cache", "#111111", "", (0, (1, 1.5))),
 }

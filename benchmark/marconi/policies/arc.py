@@ -9,7 +9,7 @@ from collections.abc import Container
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
-from policies.listed import Ghosts, ListPolicy, Objects, list_recipe
+from policies.listed import EvictedIds, ListPolicy, Objects, list_recipe
 from policies.registry import PolicyArguments, Recipe, policy_family
 
 
@@ -25,7 +25,7 @@ class ArcPolicy(ListPolicy):
     def __init__(self, objects: Objects = Objects.NODES, *, shared: bool = False) -> None:
         super().__init__(objects, shared=shared)
         self.once, self.again = self.queue(), self.queue()
-        self._ghosts_once, self._ghosts_again = Ghosts(), Ghosts()
+        self._ghosts_once, self._ghosts_again = EvictedIds(), EvictedIds()
         #: Length that the list of new prefixes should have.
         self.target = 0.0
 

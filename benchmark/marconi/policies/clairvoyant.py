@@ -6,8 +6,8 @@ import math
 from collections.abc import Container, Sequence
 
 import numpy as np
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel, SurvivingSavings
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.savings import CostModel, SurvivingSavings
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
 from policies.foresight import Foresight

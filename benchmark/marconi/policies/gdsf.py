@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from sglang.srt.mem_cache.marconi.eviction.savings import Savings, SurvivingSavings, flop_efficiency
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.savings import Savings, SurvivingSavings, flop_efficiency
 
 from policies.keyed import Key, KeyedPolicy
 from policies.registry import (

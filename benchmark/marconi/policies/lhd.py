@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Container
 
 import numpy as np
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.savings import CostModel
 
 from policies.listed import ListPolicy, Objects, list_recipe
 from policies.registry import PolicyArguments, Recipe, policy_family

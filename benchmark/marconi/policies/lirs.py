@@ -11,13 +11,13 @@ from collections.abc import Container
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
-from policies.listed import Ghosts, ListPolicy, Objects, list_recipe
+from policies.listed import EvictedIds, ListPolicy, Objects, list_recipe
 from policies.registry import PolicyArguments, Recipe, policy_family
 
 #: Share of the cached prefixes that may be on trial; at least one.
 TRIAL_SHARE = 0.01
 #: Evicted prefixes that the stack remembers, to one cached.
-GHOSTS_A_PREFIX = 2.0
+EVICTED_A_PREFIX = 2.0
 
 
 class LirsPolicy(ListPolicy):
@@ -38,7 +38,7 @@ class LirsPolicy(ListPolicy):
         super().__init__(objects, shared=shared)
         self.kept, self.trial = self.queue(), self.queue()
         self._stack: OrderedDict[int, None] = OrderedDict()
-        self._ghosts = Ghosts()
+        self._evicted = EvictedIds()
         self._full = False
 
     def enter(self, prefix: CachedPrefix, *, returned: bool) -> None:
@@ -64,15 +64,15 @@ class LirsPolicy(ListPolicy):
         self.trial.discard(id)
         self.kept.discard(id)
         if id in self._stack:
-            self._ghosts.add(id)
-        for ghost in self._ghosts.trim(GHOSTS_A_PREFIX * len(self.members)):
+            self._evicted.add(id)
+        for ghost in self._evicted.trim(EVICTED_A_PREFIX * len(self.members)):
             del self._stack[ghost]
         self._prune()
 
     def missed(self, id: int) -> bool:
-        known = id in self._ghosts
+        known = id in self._evicted
         if known:
-            self._ghosts.discard(id)
+            self._evicted.discard(id)
             del self._stack[id]
             self._prune()
         return known
@@ -114,7 +114,7 @@ class LirsPolicy(ListPolicy):
             if bottom in self.kept:
                 return
             del self._stack[bottom]
-            self._ghosts.discard(bottom)
+            self._evicted.discard(bottom)
 
 
 @policy_family("lirs[:OBJECT]", "LIRS; an OBJECT is a node (default), a line or a tail")

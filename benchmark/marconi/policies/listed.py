@@ -48,7 +48,7 @@ class Objects(Enum):
     TAILS = "tail"
 
 
-class Queue:
+class IdQueue:
     """Prefixes in the order in which they were appended; knows the oldest that a pool may evict.
 
     All operations are O(log n).
@@ -81,7 +81,7 @@ class Queue:
         self.discard(old)
         self._put(prefix, place)
 
-    def settle(self, prefix: CachedPrefix) -> None:
+    def note_who_may_evict(self, prefix: CachedPrefix) -> None:
         """Take note of who may evict a prefix now; nothing if it is not in the queue."""
         place = self._place.get(prefix.id)
         if place is None:
@@ -124,10 +124,10 @@ class Queue:
     def _put(self, prefix: CachedPrefix, place: int) -> None:
         self._place[prefix.id] = place
         self._all[place] = prefix.id
-        self.settle(prefix)
+        self.note_who_may_evict(prefix)
 
 
-class Ghosts:
+class EvictedIds:
     """Evicted prefixes, the last ones to go."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class ListPolicy:
         self._objects = objects
         self._continued: set[int] = set()
         self._wants: tuple[Pool | None, ...] = (None,) if shared else tuple(Pool)
-        self._queues: list[Queue] = []
+        self._queues: list[IdQueue] = []
         self._bare, self._superseded = self.queue(), self.queue()
         self._stateless: dict[int, CachedPrefix] = {}
         self._depths: dict[int, int] = {}
@@ -180,9 +180,9 @@ class ListPolicy:
 
     # -- what a subclass keeps
 
-    def queue(self) -> Queue:
+    def queue(self) -> IdQueue:
         """A queue that is kept up to who may evict its members."""
-        queue = Queue(self._wants)
+        queue = IdQueue(self._wants)
         self._queues.append(queue)
         return queue
 
@@ -243,7 +243,7 @@ class ListPolicy:
                 self._stateless[prefix.id] = prefix
                 self._bare.append(prefix)
         for queue in self._queues:
-            queue.settle(prefix)
+            queue.note_who_may_evict(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
         self._drop_bare(prefix.id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sglang.srt.mem_cache.marconi.eviction.savings import Savings, SurvivingSavings, flop_efficiency
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.savings import Savings, SurvivingSavings, flop_efficiency
 
 from policies.registry import (
     CacheArguments,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lab.losses import chain_hashes
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
-from sglang.srt.mem_cache.marconi.savings import CostModel
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from traces import Request
 
 

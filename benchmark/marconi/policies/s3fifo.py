@@ -9,7 +9,7 @@ from collections.abc import Container
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
-from policies.listed import Ghosts, ListPolicy, Objects, list_recipe
+from policies.listed import EvictedIds, ListPolicy, Objects, list_recipe
 from policies.registry import PolicyArguments, Recipe, policy_family
 
 #: Share of the cached prefixes that the short queue may hold before it gives victims.
@@ -23,7 +23,7 @@ class S3FifoPolicy(ListPolicy):
 
     A victim is the oldest of the short queue while that is longer than a tenth of all, else the
     oldest of the main one. What was used on probation moves on to the main queue instead, and what
-    was used there since its last turn has another. Ghosts are those of the short queue, nine
+    was used there since its last turn has another. EvictedIds are those of the short queue, nine
     tenths of all prefixes at most; what comes back in their place enters the main queue.
 
     The paper asks for two uses on probation. A state is used but once before the next turn's takes
@@ -33,7 +33,7 @@ class S3FifoPolicy(ListPolicy):
     def __init__(self, objects: Objects = Objects.NODES, *, shared: bool = False) -> None:
         super().__init__(objects, shared=shared)
         self.small, self.main = self.queue(), self.queue()
-        self._ghosts = Ghosts()
+        self._evicted = EvictedIds()
         self._uses: dict[int, int] = {}
 
     def enter(self, prefix: CachedPrefix, *, returned: bool) -> None:
@@ -45,15 +45,15 @@ class S3FifoPolicy(ListPolicy):
 
     def leave(self, id: int) -> None:
         if id in self.small:
-            self._ghosts.add(id)
-            self._ghosts.trim((1 - SMALL_SHARE) * len(self.members))
+            self._evicted.add(id)
+            self._evicted.trim((1 - SMALL_SHARE) * len(self.members))
         self.small.discard(id)
         self.main.discard(id)
         del self._uses[id]
 
     def missed(self, id: int) -> bool:
-        known = id in self._ghosts
-        self._ghosts.discard(id)
+        known = id in self._evicted
+        self._evicted.discard(id)
         return known
 
     def take_over(self, old: int, prefix: CachedPrefix) -> None:

@@ -20,6 +20,11 @@ class SharedOrderPolicy(KeyedPolicy):
         super().__init__(frozenset({Pool.STATE}))
         self._superseded_first = superseded_first
 
+    def on_look(self, prefix: CachedPrefix, now: int) -> None:
+        """SGLang's LRU is touched by looks too."""
+        prefix.last_access = now
+        self.on_hit(prefix, now)
+
     def key(self, prefix: CachedPrefix, pool: Pool) -> Key:
         stays = self._superseded_first and prefix.has_state and prefix.children != 1
         return stays, prefix.last_access

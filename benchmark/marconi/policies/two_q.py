@@ -10,11 +10,11 @@ from collections.abc import Container
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
-from policies.listed import Ghosts, ListPolicy, Objects, list_recipe
+from policies.listed import EvictedIds, ListPolicy, Objects, list_recipe
 from policies.registry import PolicyArguments, Recipe, policy_family
 
 #: Shares of the cached prefixes: newcomers before they give victims; their ghosts at most.
-NEW_SHARE, GHOST_SHARE = 0.25, 0.5
+NEW_SHARE, EVICTED_SHARE = 0.25, 0.5
 
 
 class TwoQPolicy(ListPolicy):
@@ -27,7 +27,7 @@ class TwoQPolicy(ListPolicy):
     def __init__(self, objects: Objects = Objects.NODES, *, shared: bool = False) -> None:
         super().__init__(objects, shared=shared)
         self.new, self.proven = self.queue(), self.queue()
-        self._ghosts = Ghosts()
+        self._evicted = EvictedIds()
 
     def enter(self, prefix: CachedPrefix, *, returned: bool) -> None:
         (self.proven if returned else self.new).append(prefix)
@@ -38,14 +38,14 @@ class TwoQPolicy(ListPolicy):
 
     def leave(self, id: int) -> None:
         if id in self.new:
-            self._ghosts.add(id)
-            self._ghosts.trim(GHOST_SHARE * len(self.members))
+            self._evicted.add(id)
+            self._evicted.trim(EVICTED_SHARE * len(self.members))
         self.new.discard(id)
         self.proven.discard(id)
 
     def missed(self, id: int) -> bool:
-        known = id in self._ghosts
-        self._ghosts.discard(id)
+        known = id in self._evicted
+        self._evicted.discard(id)
         return known
 
     def take_over(self, old: int, prefix: CachedPrefix) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
+from sglang.srt.mem_cache.marconi.eviction.value import PrefixClass, ReuseOdds, ValuePolicy
+from sglang.srt.mem_cache.marconi.eviction.value.odds import prefix_class
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.savings import CostModel
-from sglang.srt.mem_cache.marconi.value import PrefixClass, ReuseOdds, ValuePolicy
-from sglang.srt.mem_cache.marconi.value.odds import prefix_class
 
 from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
 
@@ -62,6 +62,12 @@ class NoCostPolicy(ValuePolicy):
         return 1.0
 
 
+class NoQueuePolicy(ValuePolicy):
+    """Does not know who waits."""
+
+    on_queue = None  # type: ignore[assignment]
+
+
 def _fixed(cost: CostModel, elastic: bool) -> ValuePolicy:
     return ValuePolicy(cost, shared=elastic, odds=FixedOdds())
 
@@ -70,13 +76,15 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
     "no-learning": _fixed,
     "no-history": lambda cost, elastic: ValuePolicy(cost, shared=elastic, odds=RoleOdds()),
     "no-returns": lambda cost, elastic: NoReturnsPolicy(cost, shared=elastic),
+    "no-queue": lambda cost, elastic: NoQueuePolicy(cost, shared=elastic),
     "no-cost": lambda cost, elastic: NoCostPolicy(cost, shared=elastic),
     "state": lambda cost, elastic: ValuePolicy(cost, frozenset({Pool.STATE})),
 }
 
 
 @policy_family(
-    "value[:WITHOUT]", "policy 3; WITHOUT is no-learning, no-history, no-returns, no-cost or state"
+    "value[:WITHOUT]",
+    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-cost or state",
 )
 def value(arguments: PolicyArguments) -> Recipe:
     without = arguments.text()

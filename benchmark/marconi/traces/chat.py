@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from traces.encoder import Encoder
+
 Message = dict[str, str]
 
 
@@ -18,11 +20,6 @@ def load_tokenizer(tokenizer: Any) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tokenizer)
-
-
-def encode_text(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Tokens of the text alone, without special tokens around it."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
 
 
 def plain_messages(messages: object) -> list[Message]:
@@ -63,13 +60,13 @@ def content_text(content: Any) -> str:
     raise ValueError("a message's content is neither text nor a list of parts")
 
 
-def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, ...]:
+def prompt_tokens(encoder: Encoder, messages: Sequence[Message]) -> tuple[int, ...]:
     """Tokens of a prompt that asks for the assistant's next message."""
-    return _render(tokenizer, messages, generation=True)
+    return _render(encoder, messages, generation=True)
 
 
 def answer_tokens(
-    tokenizer: Any, messages: Sequence[Message], prompt: Sequence[int], answer: str
+    encoder: Encoder, messages: Sequence[Message], prompt: Sequence[int], answer: str
 ) -> tuple[int, ...]:
     """Tokens of the answer to ``messages``, whose prompt is ``prompt``.
 
@@ -77,15 +74,16 @@ def answer_tokens(
     of turn included), so that the next prompt extends prompt and answer; else the text's tokens.
     """
     whole = _render(
-        tokenizer, [*messages, {"role": "assistant", "content": answer}], generation=False
+        encoder, [*messages, {"role": "assistant", "content": answer}], generation=False
     )
     if whole[: len(prompt)] == tuple(prompt):
         return whole[len(prompt) :]
-    return encode_text(tokenizer, answer)
+    return encoder.encode(answer)
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -> tuple[int, ...]:
+def _render(encoder: Encoder, messages: Sequence[Message], *, generation: bool) -> tuple[int, ...]:
     """By the tokenizer's chat template; without one, a line ``role: text`` a message."""
+    tokenizer = encoder.tokenizer
     if getattr(tokenizer, "chat_template", None):
         try:
             text = tokenizer.apply_chat_template(
@@ -96,4 +94,4 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, generation: bool) ->
     else:
         text = "".join(f"{message['role']}: {message['content']}\n" for message in messages)
         text += "assistant:" if generation else ""
-    return encode_text(tokenizer, text)
+    return encoder.encode(text)

@@ -10,6 +10,10 @@ from typing import Any
 #: Block ids fit a signed 64-bit integer, the type of a radix cache's keys.
 MAX_ID = 2**63 - 1
 MAX_TOKEN = 2**32 - 1
+#: Milliseconds of the units that a time can have.
+UNITS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
+# From this size on a time since 1970 has this unit: as the next it would lie after the year 5138.
+_LEAST_UNIX = {"ns": 1e17, "us": 1e14, "ms": 1e11, "s": 0.0}
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -42,19 +46,43 @@ def finite(record: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def moment(value: object) -> float:
-    """Milliseconds of a point in time: ISO 8601 text, or Unix seconds or milliseconds.
+def milliseconds(value: object, unit: str, name: str = "timestamp") -> float:
+    """Milliseconds of a time: a number, a number as text, or ISO 8601 text.
 
-    A number from 1e11 on is milliseconds (as seconds it would be the year 5138 or later). Text
-    without an offset is taken as UTC, so that the result does not depend on the machine.
+    Text without an offset is taken as UTC, so that the result does not depend on the machine.
+
+    Args:
+        unit: of a number, one of ``UNITS``; ``unix`` goes by its size.
+        name: of the field, for the error message.
+
+    Raises:
+        ValueError: none of these, or a time before 0.
     """
+    number = math.nan
     if isinstance(value, str):
-        parsed = datetime.fromisoformat(value)
-        if parsed.tzinfo is None:
-            parsed = parsed.replace(tzinfo=UTC)
-        return parsed.timestamp() * 1000
-    number = finite({"timestamp": value}, "timestamp")
-    return number if number >= 1e11 else number * 1000
+        try:
+            number = float(value)
+        except ValueError:
+            number, unit = _iso(value), "ms"
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = value
+    if not 0 <= number < math.inf:
+        raise ValueError(
+            f"{name} is {brief(value)}; allowed are finite numbers from 0 and ISO 8601 times"
+        )
+    if unit == "unix":
+        unit = next(unit for unit, least in _LEAST_UNIX.items() if number >= least)
+    return round(number * UNITS[unit], 6)
+
+
+def _iso(text: str) -> float:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        return math.nan
+    if parsed.tzinfo is None:
+        parsed = parsed.replace(tzinfo=UTC)
+    return parsed.timestamp() * 1000
 
 
 def ids(record: Mapping[str, Any], name: str, most: int = MAX_ID) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 READ_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 COMPRESSIONS = (".xz", ".gz", ".zst")
 _CHUNK = 1 << 16
+_ENDS = re.compile(r"\.(json|jsonl|traj)(\.(xz|gz|zst))?$")
+_TRAJECTORY = re.compile(r"\.traj(\.json)?(\.(xz|gz|zst))?$")
 _STRING_OR_BRACE = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}"]', re.DOTALL)
 
 
@@ -59,6 +61,22 @@ def json_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(stream, 1):
         if line.strip():
             yield number, line
+
+
+def whole_file(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The file as one piece, if it is not blank."""
+    content = stream.read()
+    if content.strip():
+        yield 1, content
+
+
+def trace_files(folder: Path) -> list[Path]:
+    """Files of a folder and its sub-folders that may hold traces, by name.
+
+    Where some are trajectories by their names (.traj, .traj.json), they are those alone.
+    """
+    found = sorted(file for file in folder.rglob("*") if _ENDS.search(file.name) and file.is_file())
+    return [file for file in found if _TRAJECTORY.search(file.name)] or found
 
 
 def json_objects(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from traces.request import Request
@@ -97,12 +98,18 @@ def _push(
         heapq.heappush(running, item)
 
 
-def in_order(requests: Iterable[Request], window: int) -> Iterator[Request]:
-    """Requests sorted by arrival, where none is more than ``window`` places late."""
-    held: list[tuple[float, int, Request]] = []
-    for index, request in enumerate(requests):
-        heapq.heappush(held, (request.timestamp_ms, index, request))
+def in_order(requests: Iterable[tuple[str, Request]], window: int) -> Iterator[tuple[str, Request]]:
+    """Requests with their places, by arrival, where none is more than ``window`` places late."""
+    held: list[tuple[float, int, str, Request]] = []
+    for index, (place, request) in enumerate(requests):
+        heapq.heappush(held, (request.timestamp_ms, index, place, request))
         if len(held) > window:
-            yield heapq.heappop(held)[2]
+            yield heapq.heappop(held)[2:]
     while held:
-        yield heapq.heappop(held)[2]
+        yield heapq.heappop(held)[2:]
+
+
+def newest_first(requests: Sequence[Request]) -> bool:
+    """Whether more of them come before the one before them than after it."""
+    steps = [b.timestamp_ms - a.timestamp_ms for a, b in itertools.pairwise(requests)]
+    return sum(step < 0 for step in steps) > sum(step > 0 for step in steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -24,7 +25,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Options:
+class WriterOptions:
     """What a writer knows besides the request.
 
     Attributes:
@@ -41,7 +42,7 @@ class Options:
 class _Blocks:
     """Block-hash JSON lines; token ids are lost."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: WriterOptions) -> None:
         self._block = options.block
 
     def record(self, request: Request) -> Record:
@@ -66,7 +67,7 @@ class _Mooncake:
         ValueError: 512 tokens are no whole number of the requests' blocks.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: WriterOptions) -> None:
         self._block = options.block
 
     def record(self, request: Request) -> Record:
@@ -80,7 +81,7 @@ class _BenchServingMooncake:
     an id), not as the trace says.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: WriterOptions) -> None:
         self._block = options.block
 
     def record(self, request: Request) -> Record:
@@ -90,7 +91,7 @@ class _BenchServingMooncake:
 class _Marconi:
     """Marconi's JSON lines; block ids expand to token ids, a request alone is a session."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: WriterOptions) -> None:
         self._options = options
         self._turns: Counter[str] = Counter()
         self._alone = 0
@@ -126,7 +127,7 @@ class _BenchServingCustom:
         ValueError: there is no tokenizer.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: WriterOptions) -> None:
         if options.tokenizer is None:
             raise ValueError("bench-serving-custom is text and needs --tokenizer")
         self._options = options
@@ -153,7 +154,7 @@ class _BenchServingCustom:
         }
 
 
-WRITERS: dict[str, Callable[[Options], Any]] = {
+WRITERS: dict[str, Callable[[WriterOptions], Any]] = {
     "blocks": _Blocks,
     "mooncake": _Mooncake,
     "marconi": _Marconi,
@@ -163,7 +164,10 @@ WRITERS: dict[str, Callable[[Options], Any]] = {
 
 
 def write_trace(
-    requests: Iterable[Request], path: Path, to: str = "blocks", options: Options | None = None
+    requests: Iterable[Request],
+    path: Path,
+    to: str = "blocks",
+    options: WriterOptions | None = None,
 ) -> int:
     """Write requests to a new file (compressed as its name ends), and return how many.
 
@@ -172,8 +176,11 @@ def write_trace(
     """
     if to not in WRITERS:
         raise ValueError(f"--to is {to!r}; allowed are {', '.join(WRITERS)}")
-    writer = WRITERS[to](options or Options())
+    writer = WRITERS[to](options or WriterOptions())
     count = 0
+    # A trace of which nothing can be read leaves no file.
+    requests = iter(requests)
+    requests = itertools.chain([*itertools.islice(requests, 1)], requests)
     with closing(open_text_for_writing(path)) as out:
         for request in tqdm(requests, desc=path.name, unit="request", mininterval=2):
             out.write(json.dumps(writer.record(request), separators=(",", ":")) + "\n")

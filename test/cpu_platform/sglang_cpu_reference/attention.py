@@ -141,7 +141,43 @@ def translates_ids(original: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def writes_physical_ids(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def verify(
+    self: object,
+    query: Tensor,
+    output: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    req_to_token: Tensor,
+    req_pool_indices: Tensor,
+    seq_lens: Tensor,
+    visible: Tensor,
+    scaling: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Fill output [B * n, HQ, DV] for the n nodes of B trees of drafts behind their requests.
+
+    seq_lens [B] are those before the drafts; visible [B, n, n]: which nodes each node sees.
+    Other shapes as in extend.
+    """
+    nodes = visible.shape[-1]
+    rows = zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
+    for row, (request, length) in enumerate(rows):
+        slots = _physical(self, req_to_token[request, : length + nodes].long())
+        mask = torch.cat([torch.ones(nodes, length, dtype=torch.bool), visible[row]], dim=-1)
+        own = slice(row * nodes, (row + 1) * nodes)
+        found = scaled_dot_product_attention(
+            query[own].transpose(0, 1).unsqueeze(0),
+            _heads_first(k_cache, slots, query.dtype),
+            _heads_first(v_cache, slots, query.dtype),
+            attn_mask=mask,
+            scale=scaling,
+            enable_gqa=enable_gqa,
+        )
+        output[own] = found[0].transpose(0, 1)
+    return output
+
+
+def decodes(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A layer's forward that says of what it writes that the ids are the cache's rows.
 
     They are on every pool: SGLang translated them when it built the batch. But upstream's torch
@@ -157,14 +193,69 @@ def writes_physical_ids(original: Callable[..., Tensor]) -> Callable[..., Tensor
         forward_batch: Any,
         save_kv_cache: bool = True,
     ) -> Tensor:
-        from sglang.srt.mem_cache.memory_pool import KVWriteLoc
-
-        if save_kv_cache and k is not None and v is not None:
-            where = KVWriteLoc.for_layer(forward_batch, layer, swa_loc=self.swa_out_cache_loc)
-            self.token_to_kv_pool.set_kv_buffer(layer, where, k, v)
+        if save_kv_cache:
+            _write(self, k, v, layer, forward_batch)
         return original(self, q, k, v, layer, forward_batch, save_kv_cache=False)
 
     return forward
+
+
+def extends(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same for a layer's prefill, which here serves the verification of drafts too.
+
+    Upstream's torch backend asks the batch for what one under verification does not have.
+    """
+
+    def forward(
+        self: Any,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        layer: Any,
+        forward_batch: Any,
+        save_kv_cache: bool = True,
+    ) -> Tensor:
+        if save_kv_cache:
+            _write(self, k, v, layer, forward_batch)
+        if not forward_batch.forward_mode.is_target_verify():
+            return original(self, q, k, v, layer, forward_batch, save_kv_cache=False)
+        if _slides(layer.sliding_window_size):
+            raise NotImplementedError("drafts under a sliding window have no CPU reference")
+        output = q.new_empty((q.shape[0], layer.tp_q_head_num, layer.v_head_dim))
+        verify(
+            self,
+            q.view(-1, layer.tp_q_head_num, layer.qk_head_dim),
+            output,
+            self.token_to_kv_pool.get_key_buffer(layer.layer_id),
+            self.token_to_kv_pool.get_value_buffer(layer.layer_id),
+            self.req_to_token_pool.req_to_token,
+            forward_batch.req_pool_indices,
+            forward_batch.seq_lens,
+            _visible_nodes(forward_batch.spec_info, len(forward_batch.seq_lens)),
+            scaling=layer.scaling,
+            enable_gqa=layer.tp_q_head_num != layer.tp_k_head_num,
+        )
+        return output.flatten(1)
+
+    return forward
+
+
+def _write(self: Any, k: Tensor | None, v: Tensor | None, layer: Any, forward_batch: Any) -> None:
+    from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+
+    if k is not None and v is not None:
+        where = KVWriteLoc.for_layer(forward_batch, layer, swa_loc=self.swa_out_cache_loc)
+        self.token_to_kv_pool.set_kv_buffer(layer, where, k, v)
+
+
+def _visible_nodes(drafts: Any, count: int) -> Tensor:
+    """[B, n, n]: which nodes of their trees the drafts of a batch see."""
+    nodes = drafts.draft_token_num
+    mask = drafts.custom_mask
+    if drafts.tree_topk == 1 or mask is None or mask.numel() < count * nodes * nodes:
+        return torch.ones(nodes, nodes, dtype=torch.bool).tril().expand(count, nodes, nodes)
+    visible: Tensor = mask[: count * nodes * nodes].view(count, nodes, nodes).bool()
+    return visible
 
 
 def _physical(backend: object, slots: Tensor) -> Tensor:
@@ -207,3 +298,8 @@ def _slides(window: int | None) -> bool:
 def _require_decoder(encoder_lens: Tensor | None, is_cross_attn: bool, causal: bool) -> None:
     if encoder_lens is not None or is_cross_attn or not causal:
         raise NotImplementedError("only causal self-attention has a CPU reference")
+
+
+def length_of_padding(self: object) -> int:
+    """Tokens of a sequence that only fills up the batch of a data-parallel rank."""
+    return 1

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from sglang_cpu_reference.chunks import ChunkPlan, plan_chunks
+from sglang_cpu_reference.drafts import chain
 
 # SGLang snapshots states on this grid (`mamba_chunk_size`, which the GDN models leave at 64).
 CHUNK_SIZE = 64
@@ -195,6 +196,102 @@ def decode(
     initial_state_source.index_copy_(0, slots, state.to(initial_state_source.dtype))
     out: torch.Tensor = (state @ query.unsqueeze(-1)).squeeze(-1) * q.shape[-1] ** -0.5
     return out.to(v.dtype).unsqueeze(0)
+
+
+def decode_or_verify(
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    initial_state_source: torch.Tensor,
+    initial_state_indices: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    use_qk_l2norm_in_kernel: bool,
+    softplus_beta: float = 1.0,
+    softplus_threshold: float = 20.0,
+    is_kda: bool = False,
+    disable_state_update: bool = False,
+    intermediate_states_buffer: torch.Tensor | None = None,
+    intermediate_state_indices: torch.Tensor | None = None,
+    cache_steps: int | None = None,
+    retrieve_parent_token: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`decode`, or where there is a buffer for the states after each draft, `verify`.
+
+    Raises:
+        NotImplementedError: gates of each channel, or a verification of another kind.
+    """
+    if is_kda or disable_state_update != (intermediate_states_buffer is not None):
+        raise NotImplementedError("KDA, and verification that keeps no states, have no reference")
+    if intermediate_states_buffer is None:
+        return decode(
+            A_log, dt_bias, q, k, v, a, b, initial_state_source, initial_state_indices,
+            cu_seqlens, use_qk_l2norm_in_kernel, softplus_beta, softplus_threshold,
+        )  # fmt: skip
+    if cache_steps is None or intermediate_state_indices is None or not use_qk_l2norm_in_kernel:
+        raise NotImplementedError("verification without steps, rows or normed queries and keys")
+    return verify(
+        A_log, dt_bias, q, k, v, a, b, initial_state_source, initial_state_indices,
+        intermediate_states_buffer, intermediate_state_indices, cache_steps,
+        retrieve_parent_token, softplus_beta, softplus_threshold,
+    )  # fmt: skip
+
+
+def verify(
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    pool: torch.Tensor,
+    slots: torch.Tensor,
+    kept: torch.Tensor,
+    kept_rows: torch.Tensor,
+    nodes: int,
+    parents: torch.Tensor | None,
+    softplus_beta: float = 1.0,
+    softplus_threshold: float = 20.0,
+) -> torch.Tensor:
+    """The n nodes of B trees of drafts, each from its parent's state; the pool stays as it is.
+
+    q, k [1, B * n, H, K]; v [1, B * n, HV, V]; a, b [B * n, HV]; pool [slots, HV, V, K]; slots
+    [B]. The state after node i of request b goes to kept[kept_rows[b], i], [rows, n, HV, V, K].
+    parents [B, n] are -1 where a node follows the pool's state; None says that nodes follow one
+    another. Returns [1, B * n, HV, V].
+    """
+    heads, width = v.shape[2], q.shape[-1]
+    group = heads // q.shape[2]
+    count = q.shape[1] // nodes
+    pair = l2_normalize(torch.stack([q[0], k[0]]).float())
+    if group > 1:
+        pair = pair.repeat_interleave(group, dim=2)
+    query, key = pair.view(2, count, nodes, heads, width).unbind(0)
+    value = v[0].float().view(count, nodes, heads, -1)
+    gate = F.softplus(a.float() + dt_bias.float(), softplus_beta, softplus_threshold)
+    alpha = (gate * A_log.float().exp().neg_()).exp_().view(count, nodes, heads, 1, 1)
+    strength = b.float().sigmoid().view(count, nodes, heads, 1, 1)
+
+    before = pool.index_select(0, slots[:count].long()).float()
+    # Place 0 is the state before the drafts, where a parent of -1 leads.
+    states = before.unsqueeze(1).repeat(1, nodes + 1, 1, 1, 1)
+    above = chain(count, nodes) if parents is None else parents[:count].long()
+    requests = torch.arange(count)
+    out = torch.empty_like(value)
+    for node in range(nodes):
+        state = states[requests, above[:, node] + 1] * alpha[:, node]
+        one = key[:, node].unsqueeze(-1)
+        written = (value[:, node].unsqueeze(-1) - state @ one).mul_(strength[:, node])
+        state += written * one.transpose(-1, -2)
+        states[:, node + 1] = state
+        out[:, node] = (state @ query[:, node].unsqueeze(-1)).squeeze(-1)
+    kept[kept_rows[:count].long(), :nodes] = states[:, 1:].to(kept.dtype)
+    scaled: torch.Tensor = out * width**-0.5
+    return scaled.to(v.dtype).view(v.shape)
 
 
 def recurrent(

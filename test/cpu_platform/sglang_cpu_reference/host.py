@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sglang_cpu_reference import conv, gated_delta
+from sglang_cpu_reference import conv, drafts, gated_delta, layers
 
 # Each server process imports some six thousand modules; at Python's 700 a tenth of its start-up
 # is the collector looking at them.
@@ -66,9 +66,22 @@ def _install_kernel_modules() -> None:
         causal_conv1d_update_cpu=conv.causal_conv1d_update,
         chunk_gated_delta_rule_cpu=gated_delta.prefill,
     )
-    package.__dict__["mamba"] = mamba
-    sys.modules["sgl_kernel"] = package
-    sys.modules["sgl_kernel.mamba"] = mamba
+    speculative = _KernelModule("sgl_kernel.speculative")
+    speculative.__dict__.update(reconstruct_indices_from_tree_mask=drafts.read_masks)
+    package.__dict__.update(
+        mamba=mamba,
+        speculative=speculative,
+        build_tree_kernel_efficient_cpu=drafts.build_tree,
+        verify_tree_greedy_cpu=drafts.verify_greedy,
+        fill_bonus_tokens_cpu=drafts.last_accepted,
+        fill_accept_out_cache_loc_cpu=drafts.accepted_slots,
+        copy_all_layer_kv_cache_cpu=drafts.move_slots,
+        assign_extend_cache_locs_cpu=drafts.slots_between,
+        assign_req_to_token_pool_cpu=drafts.put_slots_between,
+        assign_draft_cache_locs_contiguous_cpu=drafts.slots_from,
+    )
+    for module in (package, mamba, speculative):
+        sys.modules[module.__name__] = module
 
 
 class _KernelModule(types.ModuleType):
@@ -106,7 +119,29 @@ OPERATORS: tuple[tuple[str, Callable[..., Any]], ...] = (
         "fused_sigmoid_gating_delta_rule_update_cpu(Tensor A_log, Tensor dt_bias, Tensor q, "
         "Tensor k, Tensor v, Tensor a, Tensor b, Tensor(a!) initial_state_source, "
         "Tensor initial_state_indices, Tensor cu_seqlens, bool use_qk_l2norm_in_kernel, "
-        "float softplus_beta=1.0, float softplus_threshold=20.0) -> Tensor",
-        gated_delta.decode,
+        "float softplus_beta=1.0, float softplus_threshold=20.0, bool is_kda=False, "
+        "bool disable_state_update=False, Tensor(b!)? intermediate_states_buffer=None, "
+        "Tensor? intermediate_state_indices=None, int? cache_steps=None, "
+        "Tensor? retrieve_parent_token=None) -> Tensor",
+        gated_delta.decode_or_verify,
+    ),
+    (
+        "fused_sigmoid_mul_cpu(Tensor(a!) x, Tensor gate) -> ()",
+        layers.multiply_by_sigmoid,
+    ),
+    (
+        "fused_qk_gemma_rmsnorm_cpu(Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, "
+        "float eps, int head_dim) -> (Tensor, Tensor)",
+        layers.normed_queries_and_keys,
+    ),
+    (
+        "fused_qk_gemma_rmsnorm_with_gate_cpu(Tensor q_gate, Tensor k, Tensor q_weight, "
+        "Tensor k_weight, float eps, int head_dim, int num_heads) -> (Tensor, Tensor, Tensor)",
+        layers.normed_queries_keys_and_gate,
+    ),
+    (
+        "fused_qkvzba_split_reshape_cat_contiguous_cpu(Tensor qkvz, Tensor ba, int num_heads_qk, "
+        "int num_heads_v, int head_qk, int head_v) -> (Tensor, Tensor, Tensor, Tensor)",
+        layers.split_projections,
     ),
 )

@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 CONV_DTYPES = {"float32": "float32", "float": "float32", "float16": "float16", "half": "float16"}
 
 
+#: Set to 1 for overlap scheduling where SGLang can have it.
+OVERLAP_VARIABLE = "SGLANG_CPU_REFERENCE_OVERLAP"
+
+
 class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
     """A CPU to every `is_cpu()`, and out-of-tree wherever SGLang asks a platform for its opinion.
 
@@ -43,8 +47,8 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
         server_args.device = "cpu"
-        # Overlap needs device streams.
-        server_args.disable_overlap_schedule = True
+        if not overlaps(server_args):
+            server_args.disable_overlap_schedule = True
         # The only pair that `host_tier` serves. SGLang's default is a device kernel, and a layout
         # that its own host pool of recurrent states refuses.
         server_args.hicache_io_backend = "direct"
@@ -69,6 +73,10 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
     def support_mamba_cache_extra_buffer(self) -> bool:
         return True
 
+    def supports_speculative_algorithm(self, algorithm: str) -> bool:
+        """Whether drafts of an algorithm are served; n-gram drafts, which ask nobody, are."""
+        return algorithm == "EAGLE"
+
     def init_backend(self) -> None:
         """Put the reference kernels in place; SGLang calls this in each worker process."""
         from sglang.srt.runtime_context import get_device
@@ -78,6 +86,19 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
         patching.apply(REPLACEMENTS)
         threads.settle(get_device().gpu_id)
         logger.info("CPU reference kernels are in place (%d names)", len(REPLACEMENTS))
+
+
+def overlaps(server_args: Any) -> bool:
+    """Whether batches follow one another as under overlap scheduling.
+
+    ``no_buffer``, and so ``auto``, cannot have it, the lazy buffer cannot do without, and one
+    memory waits for a GPU's streams where it compacts.
+    """
+    strategy = server_args.mamba_radix_cache_strategy
+    if server_args.enable_unified_memory:
+        return False
+    wanted = os.environ.get(OVERLAP_VARIABLE) == "1"
+    return strategy == "extra_buffer_lazy" or (wanted and strategy == "extra_buffer")
 
 
 _DEFAULTED: set[str] = set()

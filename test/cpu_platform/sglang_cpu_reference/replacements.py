@@ -5,6 +5,7 @@ from __future__ import annotations
 from sglang_cpu_reference import (
     attention,
     conv,
+    draft_attention,
     experts,
     host_tier,
     layers,
@@ -26,6 +27,10 @@ REPLACEMENTS = (
         layers.gated_rms_norm,
     ),
     Replacement(
+        f"{_KERNELS}.attention.fla.layernorm_gated:RMSNorm.forward",
+        layers.optionally_gated_rms_norm,
+    ),
+    Replacement(
         f"{_KERNELS}.elementwise.elementwise:fused_gate_sigmoid_mul",
         layers.gated_shared_expert,
     ),
@@ -42,6 +47,10 @@ REPLACEMENTS = (
         state_copy.track_mamba_states_all_layers,
     ),
     Replacement(
+        f"{_KERNELS}.mamba.mamba_state_scatter_triton:scatter_mamba_states_after_mtp_verify",
+        state_copy.scatter_mamba_states_after_mtp_verify,
+    ),
+    Replacement(
         f"{_KERNELS}.mamba.triton_ops.ssd_combined:mamba_chunk_scan_combined",
         ssd.mamba_chunk_scan_combined,
     ),
@@ -53,6 +62,14 @@ REPLACEMENTS = (
     Replacement(f"{_MIXER}:causal_conv1d_update", conv.causal_conv1d_update, fills_gap=True),
     Replacement(f"{_MIXER}:causal_conv1d_fn_triton", conv.causal_conv1d_fn, fills_gap=True),
     Replacement(f"{_MIXER}:causal_conv1d_update_triton", conv.causal_conv1d_update, fills_gap=True),
+    *(
+        Replacement(
+            f"{_LAYERS}.attention.mamba.causal_conv1d:{name}",
+            conv.of_short_convolutions,
+            wraps=True,
+        )
+        for name in ("causal_conv1d_fn", "causal_conv1d_update")
+    ),
     Replacement(
         f"{_LAYERS}.moe.fused_moe_native:moe_forward_native",
         experts.moe_forward_native,
@@ -66,11 +83,22 @@ REPLACEMENTS = (
         wraps=True,
     ),
     Replacement(f"{_TORCH_BACKEND}.__init__", attention.translates_ids, wraps=True),
-    *(
-        Replacement(f"{_TORCH_BACKEND}.{name}", attention.writes_physical_ids, wraps=True)
-        for name in ("forward_extend", "forward_decode")
+    Replacement(
+        f"{_TORCH_BACKEND}.get_cpu_graph_seq_len_fill_value",
+        attention.length_of_padding,
+        fills_gap=True,
+    ),
+    Replacement(f"{_TORCH_BACKEND}.forward_extend", attention.extends, wraps=True),
+    Replacement(f"{_TORCH_BACKEND}.forward_decode", attention.decodes, wraps=True),
+    Replacement(
+        "sglang.srt.speculative.draft_utils:DraftBackendFactory._create_backend",
+        draft_attention.serves_torch_native,
+        wraps=True,
     ),
     Replacement(f"{_HOST_POOLS}.common:_cuda_host_register", host_tier.register_host_memory),
+    Replacement(
+        "sglang.srt.mem_cache.l2_transfer:make_timing_event_pair", host_tier.transfer_events
+    ),
     *(
         Replacement(f"{_HOST_POOLS}.{module}:{name}", by, fills_gap=True)
         for module in ("mha", "mamba")

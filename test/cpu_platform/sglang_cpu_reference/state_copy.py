@@ -1,6 +1,8 @@
-"""Copies recurrent states to their snapshot slots while decoding, for `extra_buffer`."""
+"""Copies recurrent states: to snapshot slots for `extra_buffer`, and from accepted drafts."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -53,3 +55,41 @@ def _slots(
         alive = (source >= 0) & (target >= 0)
         source, target = source[alive], target[alive]
     return source, target
+
+
+def scatter_mamba_states_after_mtp_verify(
+    mamba_caches: Any,
+    state_indices_tensor: torch.Tensor,
+    last_correct_step_indices: torch.Tensor,
+    mamba_track_indices: torch.Tensor | None,
+    mamba_steps_to_track: torch.Tensor | None,
+    src_indices_raw: torch.Tensor | None = None,
+) -> None:
+    """Make the state after the last accepted draft the request's own, and take its snapshot.
+
+    ``mamba_caches`` has pools [layers, slots, ...] and what verification kept of each draft
+    [layers, rows, drafts, ...]; the rest [B]. A draft of -1 copies nothing, nor a negative slot.
+    """
+    rows = src_indices_raw
+    if rows is None:
+        rows = torch.arange(len(last_correct_step_indices))
+    pairs = [(mamba_caches.temporal, mamba_caches.intermediate_ssm)]
+    pairs += zip(mamba_caches.conv, mamba_caches.intermediate_conv_window, strict=True)
+    for pool, kept in pairs:
+        if pool.numel() == 0:
+            continue
+        _accept(pool, kept, state_indices_tensor, last_correct_step_indices, rows)
+        if mamba_track_indices is not None and mamba_steps_to_track is not None:
+            _accept(pool, kept, mamba_track_indices, mamba_steps_to_track, rows)
+
+
+def _accept(
+    pool: torch.Tensor,
+    kept: torch.Tensor,
+    slots: torch.Tensor,
+    drafts: torch.Tensor,
+    rows: torch.Tensor,
+) -> None:
+    wanted = (drafts >= 0) & (slots >= 0)
+    slots, drafts, rows = slots[wanted].long(), drafts[wanted].long(), rows[wanted].long()
+    pool[:, slots] = kept[:, rows, drafts].to(pool.dtype)

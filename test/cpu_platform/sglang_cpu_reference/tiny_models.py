@@ -115,14 +115,158 @@ def make_falcon_h1() -> Any:
     )
 
 
+NEMOTRON_LAYERS = "M*M-M*M*-"
+
+
+def make_nemotron_h() -> Any:
+    """Layers of Mamba2, of attention and of MLP, each with a residual of its own."""
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+
+    return NemotronHForCausalLM(
+        NemotronHConfig(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            hybrid_override_pattern=NEMOTRON_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            mamba_num_heads=8,
+            mamba_head_dim=32,
+            n_groups=2,
+            ssm_state_size=48,
+            conv_kernel=4,
+            expand=2,
+            chunk_size=64,
+            # transformers clamps steps to it in prefill, SGLang does not.
+            time_step_min=1e-12,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+
+
+def make_qwen3_5() -> Any:
+    """Four GDN layers and three of gated attention, which two pipeline stages share unevenly."""
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=7,
+            full_attention_interval=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=32,
+            linear_value_head_dim=48,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+
+
+def make_lfm2() -> Any:
+    """Four short convolutions and two layers of grouped-query attention, dense MLP."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    return Lfm2ForCausalLM(
+        Lfm2Config(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            block_auto_adjust_ff_dim=False,
+            num_hidden_layers=6,
+            full_attn_idxs=[2, 5],
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            conv_L_cache=3,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+
+
+def make_granite_hybrid() -> Any:
+    """Three layers of Mamba2 and one of attention, each with four experts and a shared one."""
+    from transformers import GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM
+
+    return GraniteMoeHybridForCausalLM(
+        GraniteMoeHybridConfig(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=64,
+            shared_intermediate_size=128,
+            num_hidden_layers=4,
+            layer_types=["mamba", "mamba", "attention", "mamba"],
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            attention_multiplier=32**-0.5,
+            embedding_multiplier=1.0,
+            logits_scaling=1.0,
+            residual_multiplier=0.5,
+            mamba_n_heads=8,
+            mamba_d_head=32,
+            # As published ones have it: with more groups SGLang and transformers norm apart.
+            mamba_n_groups=1,
+            mamba_d_state=48,
+            mamba_d_conv=4,
+            mamba_expand=2,
+            mamba_chunk_size=64,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            position_embedding_type="rope",
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+
+
 # What SGLang's own config classes read and transformers 5 does not write.
 EXTRA_CONFIG: dict[str, dict[str, Any]] = {
     "qwen3-next": {"full_attention_interval": 4},
     "falcon-h1": {},
+    "qwen3.5": {"full_attention_interval": 2},
+    "qwen3.5-mtp": {"full_attention_interval": 2},
+    "lfm2": {},
+    "granite-hybrid": {},
+    "nemotron-h": {
+        "hybrid_override_pattern": NEMOTRON_LAYERS,
+        "layers_block_type": None,
+        "mamba_n_groups": 2,
+    },
 }
+#: The one with a head that drafts (`--speculative-algorithm NEXTN`).
+WITH_DRAFTS = "qwen3.5-mtp"
+#: How much of what a token leads to its embedding decides: about half of all choices are such that
+#: the token before suffices, so that about half of all drafts are right.
+LAST_TOKEN = 64.0
+#: The same in the head that drafts, which follows the last token nearly always.
+LAST_TOKEN_OF_DRAFTS = 8.0
 MODELS: dict[str, Callable[[], Any]] = {
     "qwen3-next": make_qwen3_next,
     "falcon-h1": make_falcon_h1,
+    "nemotron-h": make_nemotron_h,
+    "qwen3.5": make_qwen3_5,
+    "qwen3.5-mtp": make_qwen3_5,
+    "lfm2": make_lfm2,
+    "granite-hybrid": make_granite_hybrid,
 }
 
 
@@ -131,7 +275,9 @@ def write_model(directory: Path, model: str, dtype: str) -> None:
     torch.manual_seed(SEED)
     network = MODELS[model]().to(DTYPES[dtype])
     spread_weights(network)
+    head = drafting_head(network) if model == WITH_DRAFTS else {}
     network.save_pretrained(directory)
+    add_weights(directory, head)
     make_tokenizer().save_pretrained(directory)
     path = directory / "config.json"
     config = json.loads(path.read_text()) | EXTRA_CONFIG[model]
@@ -152,6 +298,39 @@ def spread_weights(network: torch.nn.Module) -> None:
             fan_in = parameter.shape[-1]
             drawn = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5
             parameter.copy_(drawn.to(parameter.dtype))
+
+
+@torch.no_grad()
+def drafting_head(network: Any) -> dict[str, torch.Tensor]:
+    """Weights of a head that guesses the token after next, for Qwen3.5; transformers has none.
+
+    Random models say what nobody can guess. So the network's embeddings are made to decide half of
+    what it says, and the head's to decide nearly all.
+    """
+    embeddings = network.model.embed_tokens.weight
+    embeddings *= LAST_TOKEN
+    width = embeddings.shape[1]
+    generator = torch.Generator().manual_seed(SEED + 1)
+    whole = next(one for one in network.model.layers if hasattr(one, "self_attn"))
+    head = {f"layers.0.{name}": torch.zeros_like(one) for name, one in whole.state_dict().items()}
+    norms = ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")
+    head |= {f"{name}.weight": embeddings.new_zeros(width) for name in norms}
+    head["fc.weight"] = embeddings.new_zeros(width, 2 * width)
+    for weight in head.values():
+        if weight.dim() == 2:
+            drawn = torch.randn(weight.shape, generator=generator) * weight.shape[-1] ** -0.5
+            weight.copy_(drawn.to(weight.dtype))
+    head["fc.weight"][:, :width] += LAST_TOKEN_OF_DRAFTS * torch.eye(width, dtype=embeddings.dtype)
+    return {f"mtp.{name}": weight for name, weight in head.items()}
+
+
+def add_weights(directory: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Put weights that transformers does not know into a model that it wrote."""
+    from safetensors.torch import load_file, save_file
+
+    path = directory / "model.safetensors"
+    if weights:
+        save_file({**load_file(path), **weights}, path, metadata={"format": "pt"})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import json
+import re
+from io import BytesIO
 from pathlib import Path
 
-from traces.files import READ_ERRORS, bare_suffix, open_binary
+from traces.files import READ_ERRORS, bare_suffix, json_objects, open_binary, trace_files
+from traces.formats.aiperf import AIPERF
+from traces.formats.bailian import BAILIAN
 from traces.formats.base import Context, Format
 from traces.formats.blocks import BLOCKS
+from traces.formats.dynamo import DYNAMO
+from traces.formats.kv_cache_tester import KV_CACHE_TESTER
+from traces.formats.lmcache import LMCACHE
 from traces.formats.marconi import MARCONI
 from traces.formats.mooncake import MOONCAKE
 from traces.formats.openai import OPENAI
+from traces.formats.openhands import OPENHANDS
 from traces.formats.sglang_logs import SGLANG
-from traces.formats.sharegpt import SHAREGPT
+from traces.formats.sharegpt import SHAREGPT, VLLM_MULTI_TURN
 from traces.formats.swe_agent import SWE_AGENT
 from traces.request import TraceError
 
-__all__ = ["FORMATS", "Context", "Format", "detect", "format_by_name"]
+__all__ = ["FORMATS", "Context", "Format", "detect", "format_by_name", "stated_block", "table"]
 
-#: In the order in which detection asks them.
+#: In the order in which detection asks them, and in which the docs list them.
 FORMATS = {
-    known.name: known for known in (MOONCAKE, BLOCKS, MARCONI, SGLANG, SHAREGPT, SWE_AGENT, OPENAI)
-}
-#: Fields that tell a file of one long object, of which only the beginning is read.
-_OPENINGS = {
-    b'"conversations"': SHAREGPT,
-    b'"trajectory"': SWE_AGENT,
-    b'"history"': SWE_AGENT,
-    b'"trajectory_format"': SWE_AGENT,
+    known.name: known
+    for known in (
+        BAILIAN,
+        MOONCAKE,
+        DYNAMO,
+        KV_CACHE_TESTER,
+        BLOCKS,
+        MARCONI,
+        SGLANG,
+        LMCACHE,
+        SHAREGPT,
+        VLLM_MULTI_TURN,
+        OPENHANDS,
+        SWE_AGENT,
+        AIPERF,
+        OPENAI,
+    )
 }
 _LINES, _BYTES = 100, 1 << 20
 
@@ -44,23 +61,63 @@ def format_by_name(name: str) -> Format:
 
 
 def detect(path: Path) -> Format:
-    """The format of a file, by its name or by the first line that any format recognises.
+    """The format of a file, or of a folder's first file that has any.
+
+    By the file's name, or by the first line or object that any format recognises.
 
     Raises:
-        TraceError: no format recognises the file.
+        TraceError: no format recognises the file, or any file of the folder.
         OSError: the file cannot be opened.
     """
-    if path.is_dir() or bare_suffix(path) == ".traj":
+    if path.is_dir():
+        for file in trace_files(path):
+            try:
+                return detect(file)
+            except TraceError:
+                continue
+        raise _unknown(path, "no file of this folder")
+    if bare_suffix(path) == ".traj":
         return SWE_AGENT
     head = _head(path)
-    for line in head.splitlines()[:_LINES]:
-        found = _of_line(line)
+    if not head.strip():
+        raise _unknown(path, "the file is empty: no format")
+    for text in (*head.splitlines()[:_LINES], _first_object(head)):
+        found = _of_text(text)
         if found is not None:
             return found
-    for opening, known in _OPENINGS.items():
-        if opening in head:
+    for known in FORMATS.values():
+        if any(opening in head for opening in known.openings):
             return known
-    raise TraceError(f"{path}: no format recognises this file; name one with --format")
+    raise _unknown(path, "no format")
+
+
+def stated_block(path: Path, format: Format) -> int:
+    """Tokens of a block as the file says, or as the format has it."""
+    if format.block_field is not None:
+        if path.is_dir():
+            path = next(iter(trace_files(path)))
+        field = rb'"%s"\s*:\s*(\d{1,9})' % format.block_field.encode()
+        if found := re.search(field, _head(path)):
+            return int(found.group(1))
+    return format.block
+
+
+def table() -> str:
+    """The formats as a table of the docs."""
+    rows = [
+        "| format | files | what is taken | time | session |",
+        "|---|---|---|---|---|",
+    ]
+    for known in FORMATS.values():
+        cells = (f"`{known.name}`", known.files, known.taken, known.time, known.session)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _unknown(path: Path, what: str) -> TraceError:
+    return TraceError(
+        f"{path}: {what} recognises this; known are {', '.join(FORMATS)}; name one with --format"
+    )
 
 
 def _head(path: Path) -> bytes:
@@ -75,9 +132,17 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _of_line(line: bytes) -> Format | None:
+def _first_object(head: bytes) -> bytes:
+    pieces = (piece for _, piece in json_objects(BytesIO(head)) if piece.startswith(b"{"))
     try:
-        text = line.decode("utf-8")
+        return next(pieces, b"")
+    except EOFError:
+        return b""
+
+
+def _of_text(data: bytes) -> Format | None:
+    try:
+        text = data.decode("utf-8")
         logged = SGLANG.decode(text)
         record = json.loads(logged or text)
     except (ValueError, RecursionError):

@@ -9,10 +9,17 @@ from traces.request import Request
 
 def _parse(record: Record, context: Context) -> list[Request]:
     output_ids = fields.ids(record, "output_hash_ids") if "output_hash_ids" in record else ()
-    return [hashed_request(record, context, output_ids)]
+    arrival = context.time_ms(record, "timestamp", "ms")
+    return [hashed_request(record, context, arrival, output_ids)]
 
 
-def hashed_request(record: Record, context: Context, output_ids: tuple[int, ...] = ()) -> Request:
+def hashed_request(
+    record: Record,
+    context: Context,
+    timestamp_ms: float,
+    output_ids: tuple[int, ...] = (),
+    session: str | None = None,
+) -> Request:
     """A request of block ids; a last id that covers a partial block is left out.
 
     Raises:
@@ -26,7 +33,7 @@ def hashed_request(record: Record, context: Context, output_ids: tuple[int, ...]
     if not full <= len(ids) <= full + 1:
         raise ValueError(
             f"hash_ids has {len(ids)} entries; a prompt of {length} tokens has {full} full blocks "
-            f"of {block} tokens"
+            f"of {block} tokens (--block)"
         )
     room = (length + output_length) // block - full
     if len(output_ids) > room:
@@ -35,8 +42,8 @@ def hashed_request(record: Record, context: Context, output_ids: tuple[int, ...]
             f"blocks of {block} tokens"
         )
     return Request(
-        timestamp_ms=fields.finite(record, "timestamp"),
-        session=fields.session(record, "session_id"),
+        timestamp_ms=timestamp_ms,
+        session=session or fields.session(record, "session_id"),
         input_length=length,
         output_length=output_length,
         prompt_ids=ids[:full],
@@ -44,4 +51,15 @@ def hashed_request(record: Record, context: Context, output_ids: tuple[int, ...]
     )
 
 
-BLOCKS = Format("blocks", _parse, recognises=lambda record: "hash_ids" in record)
+BLOCKS = Format(
+    "blocks",
+    _parse,
+    recognises=lambda record: "hash_ids" in record,
+    files="JSON lines of `--marconi-record`, and any with `timestamp`, `input_length`, "
+    "`output_length`, `hash_ids` and, optional, `session_id`, `output_hash_ids`",
+    taken="block hashes, of 64 tokens or `--block`",
+    time="ms",
+    session="`session_id`",
+    block_field="block_tokens",
+    reveals=True,
+)

@@ -15,10 +15,17 @@ def _parse(record: Record, context: Context) -> list[Request]:
     for name, tokens in (("num_input_tokens", prompt), ("num_output_tokens", answer)):
         if name in record and fields.whole(record, name, 0) != len(tokens):
             raise ValueError(f"{name} is {record[name]}, but {len(tokens)} tokens follow")
-    # Seconds become milliseconds; below a nanosecond there is only rounding.
-    arrival = round(fields.finite(record, "ts") * 1000, 6)
+    arrival = context.time_ms(record, "ts", "s")
     session = fields.session(record, "session_id")
     return [token_request(arrival, session, prompt, answer, context.block)]
 
 
-MARCONI = Format("marconi", _parse, recognises=lambda record: "input_tokens" in record)
+MARCONI = Format(
+    "marconi",
+    _parse,
+    recognises=lambda record: isinstance(record.get("input_tokens"), list),
+    files="Marconi's JSON lines: `session_id`, `turn_id`, `ts`, `input_tokens`, `output_tokens`",
+    taken="tokens",
+    time="s",
+    session="`session_id`",
+)

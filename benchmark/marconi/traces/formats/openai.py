@@ -1,4 +1,4 @@
-"""OpenAI-style chat logs: JSON lines, each a request with messages and the answer to it."""
+"""OpenAI-style chat logs: a line or file is a request with messages and the answer to it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def _parse(record: Record, context: Context) -> list[Request]:
     messages = plain_messages(request.get("messages"))
     response = _inner(record, "response") or record
     response = _inner(response, "body") or response
-    prompt = prompt_tokens(context.tokenizer, messages)
+    prompt = prompt_tokens(context.text, messages)
     answer = _answer(response)
-    output = answer_tokens(context.tokenizer, messages, prompt, answer) if answer else ()
+    output = answer_tokens(context.text, messages, prompt, answer) if answer else ()
     named = fields.session(record, *_SESSIONS) or fields.session(request, *_SESSIONS)
+    named = named or context.folder or None
     return [token_request(_time(record, response, context), named, prompt, output, context.block)]
 
 
@@ -53,8 +54,8 @@ def _time(record: Record, response: Record, context: Context) -> float:
     for holder in (record, response):
         for name in _TIMES:
             if holder.get(name) is not None:
-                return fields.moment(holder[name])
-    return round((context.number - 1) * 1000 / context.timing.sessions_per_second, 3)
+                return context.time_ms(holder, name, "unix")
+    return context.evenly_ms()
 
 
 def _recognises(record: Record) -> bool:
@@ -62,4 +63,15 @@ def _recognises(record: Record) -> bool:
     return isinstance(request.get("messages"), list)
 
 
-OPENAI = Format("openai", _parse, recognises=_recognises, needs_tokenizer=True, window=1024)
+OPENAI = Format(
+    "openai",
+    _parse,
+    recognises=_recognises,
+    files="OpenAI-style logs: `messages` (also in `request` or `body`), `choices` (also in "
+    "`response`); OpenHands' `llm_completions` folders",
+    taken="tokens of prompt and answer, by `--tokenizer`; images are left out",
+    time="s, ms, µs or ns since 1970, by size, or ISO 8601; else made up",
+    session="`session_id`, `conversation_id` or `user`, else the sub-folder",
+    needs_tokenizer=True,
+    window=1024,
+)

@@ -11,7 +11,6 @@ import re
 from typing import Any
 
 from traces import fields
-from traces.chat import encode_text
 from traces.formats.base import Context, Format, Record
 from traces.hashing import token_request
 from traces.request import Request
@@ -35,7 +34,7 @@ def _parse(record: Record, context: Context) -> list[Request]:
     session = fields.session(asked, "session_id")
     if session is None and isinstance(params, dict):
         session = fields.session(params, "id")
-    return [token_request(_arrival(record, meta), session, prompt, output, context.block)]
+    return [token_request(_arrival(record, meta, context), session, prompt, output, context.block)]
 
 
 def _tokens(holder: Record, name: str, context: Context, logged: Any) -> tuple[int, ...]:
@@ -53,25 +52,29 @@ def _tokens(holder: Record, name: str, context: Context, logged: Any) -> tuple[i
         raise ValueError(f"neither {name} nor text was logged; use --log-requests-level 3")
     if len(text) == _CUT_CHARACTERS + 3 and text[_CUT_CHARACTERS // 2 :].startswith("..."):
         raise ValueError("text was cut by the log; use --log-requests-level 3")
-    if context.tokenizer is None:
+    if context.encoder is None:
         raise ValueError(f"{name} was not logged, so that --tokenizer is needed for the text")
     # A prompt gets the special tokens that the server adds to a text, an answer does not.
     if name == "input_ids":
-        return tuple(context.tokenizer.encode(text))
-    return encode_text(context.tokenizer, text)
+        return tuple(context.encoder.tokenizer.encode(text))
+    return context.encoder.encode(text)
 
 
-def _arrival(record: Record, meta: Record) -> float:
+def _arrival(record: Record, meta: Record, context: Context) -> float:
     if meta.get("request_received_ts") is not None:
-        return round(fields.moment(meta["request_received_ts"]), 3)
+        return round(context.time_ms(meta, "request_received_ts", "unix"), 3)
     took = fields.finite(meta, "e2e_latency") if "e2e_latency" in meta else 0.0
-    return round(fields.moment(fields.required(record, "timestamp")) - took * 1000, 3)
+    return round(context.time_ms(record, "timestamp", "unix") - took * 1000, 3)
 
 
 SGLANG = Format(
     "sglang",
     _parse,
     recognises=lambda record: str(record.get("event", "")).startswith("request."),
+    files="SGLang's log of `--log-requests --log-requests-format json --log-requests-level 3`",
+    taken="tokens; of logged text, by `--tokenizer`. Requests that never finished are left out",
+    time="since 1970, by size, or ISO 8601",
+    session="`session_id`",
     window=1024,
     decode=_decode,
 )

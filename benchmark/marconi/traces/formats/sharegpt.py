@@ -1,6 +1,8 @@
-"""ShareGPT conversations: each assistant turn is a request whose prompt is the history so far."""
+"""ShareGPT's conversations, and vLLM's: each assistant turn is a request after its history."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from traces import fields
 from traces.chat import Message, answer_tokens, content_text, prompt_tokens
@@ -8,6 +10,7 @@ from traces.formats.base import Context, Format, Record
 from traces.hashing import token_request
 from traces.request import Request
 
+_TURNS = ("conversations", "conversation", "items", "messages")
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -36,18 +39,19 @@ def _parse(record: Record, context: Context) -> list[Request]:
             clock += context.timing.typing_ms(words)
             words = 0
             history = messages[:index]
-            prompt = prompt_tokens(context.tokenizer, history)
-            answer = answer_tokens(context.tokenizer, history, prompt, message["content"])
+            prompt = prompt_tokens(context.text, history)
+            answer = answer_tokens(context.text, history, prompt, message["content"])
             found.append(token_request(clock, session, prompt, answer, context.block))
             clock += context.timing.response_ms(rng)
     return found
 
 
 def _turns(record: Record) -> list[object]:
-    turns = record.get("conversations", record.get("conversation", record.get("items")))
-    if not isinstance(turns, list):
-        raise ValueError("conversations is missing or no list")
-    return turns
+    for name in _TURNS:
+        if isinstance(record.get(name), list):
+            turns: list[object] = record[name]
+            return turns
+    raise ValueError("conversations is missing or no list")
 
 
 def _message(turn: object) -> Message:
@@ -64,8 +68,25 @@ def _message(turn: object) -> Message:
 SHAREGPT = Format(
     "sharegpt",
     _parse,
-    recognises=lambda record: bool({"conversations", "conversation", "items"} & record.keys()),
+    recognises=lambda record: any(isinstance(record.get(name), list) for name in _TURNS[:3]),
+    files="ShareGPT's conversations, a JSON list or lines",
+    taken="tokens of turns, by `--tokenizer`",
+    time="made up",
+    session="`id`, else the place in the file",
     cut="objects",
+    openings=(b'"conversations"',),
     whole_sessions=True,
     needs_tokenizer=True,
+)
+
+VLLM_MULTI_TURN = replace(
+    SHAREGPT,
+    name="vllm-multi-turn",
+    recognises=lambda record: (
+        record.keys() == {"id", "messages"} and isinstance(record["messages"], list)
+    ),
+    files="conversations for vLLM's `benchmark_serving_multi_turn.py`: a JSON list of `id` and "
+    "`messages`",
+    session="`id`",
+    openings=(),
 )

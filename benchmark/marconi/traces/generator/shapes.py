@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-from chat_workload import FIRST_PROMPT, LATER_PROMPT, REPLY, TURNS
-
+from traces.generator.chat import FIRST_PROMPT, LATER_PROMPT, REPLY, TURNS
 from traces.generator.content import Content
 from traces.timing import WORDS_PER_TOKEN, Timing
 from traces.tokens import token_count

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
-from sglang.srt.mem_cache.mamba_radix_admission import MambaRadixAdmission
-from sglang.srt.mem_cache.mamba_radix_core import with_tree_core
-from sglang.srt.mem_cache.mamba_radix_shared import SharedMemory, SingleVictim
-from sglang.srt.mem_cache.mamba_radix_walk import PolicyWalk, session_test
-from sglang.srt.mem_cache.marconi.accounts import MarconiAccounts
-from sglang.srt.mem_cache.marconi.admission import ADMISSIONS
-from sglang.srt.mem_cache.marconi.policy import orders_shared_memory
+from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
+from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
+from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk, SingleVictim, session_test
+from sglang.srt.mem_cache.mamba_radix.shared_memory import SharedMemory
+from sglang.srt.mem_cache.mamba_radix.transfers import finish_transfers
+from sglang.srt.mem_cache.mamba_radix.waiting import WaitingRequests
+from sglang.srt.mem_cache.marconi.admission.rules import ADMISSIONS
+from sglang.srt.mem_cache.marconi.attach.accounts import MarconiAccounts
+from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
+from sglang.srt.mem_cache.marconi.eviction.policy import orders_shared_memory
+from sglang.srt.mem_cache.marconi.insight.stats import VictimKind
 from sglang.srt.mem_cache.marconi.prefix import Pool
-from sglang.srt.mem_cache.marconi.setup import MarconiSetup
-from sglang.srt.mem_cache.marconi.stats import VictimKind
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+from sglang.srt.session.streaming_session import is_virtual_node
 from sglang.srt.utils.rank_consensus_checker import rank_consensus
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-    from sglang.srt.mem_cache.mamba_radix_tuning import MambaRadixTuning
+    from sglang.srt.mem_cache.mamba_radix.tuning import MambaRadixTuning
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 __all__ = ["MambaRadixCache", "MarconiSetup"]
@@ -40,7 +46,9 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self.tuning: MambaRadixTuning | None = None
         self.admission: MambaRadixAdmission | None = None
         self._shared = SharedMemory(self)
+        self._waiting = WaitingRequests(self)
         self._was_short = False
+        self.serves_probe = False
         self.open_accounts(setup, at_rest="path_cap")
         if setup.config.marconi_admission != "sglang":
             self.admission = MambaRadixAdmission(
@@ -76,22 +84,32 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     ) -> EvictResult:
         """Evict until an allocation that fell short by ``params`` can be served.
 
-        Where states and KV share their memory and the policy orders both, either may go.
+        Where states and KV share their memory and the policy orders both, either may go. Where
+        transfers of the host tier hold the states that could go, they are waited for.
         """
-        if (
-            self.disable
-            or allocation_reclaim_satisfied is not None
-            or not (self.marconi.shared_memory and orders_shared_memory(self.policy))
-        ):
+        if self.disable or allocation_reclaim_satisfied is not None:
             return super().evict_for_alloc(
                 params, allocation_reclaim_satisfied=allocation_reclaim_satisfied
             )
-        return self._evict_across(params)
+        if self.marconi.shared_memory and orders_shared_memory(self.policy):
+            return self._evict_across(params)
+        slots = self._component_available_size(ComponentType.MAMBA) + params.mamba_num
+        result = super().evict_for_alloc(params)
+        missing = slots - self._component_available_size(ComponentType.MAMBA)
+        if params.mamba_num and missing > 0 and finish_transfers(self):
+            more = super().evict_for_alloc(EvictParams(num_tokens=0, mamba_num=missing))
+            result.num_tokens_evicted += more.num_tokens_evicted
+            result.mamba_num_evicted += more.mamba_num_evicted
+        return result
 
     @rank_consensus(same_params=True, same_results=True)  # type: ignore[untyped-decorator]
     def _evict_across(self, params: EvictParams) -> EvictResult:
         self._was_short = True
-        return self._shared.make_room(params)
+        try:
+            return self._shared.make_room(params)
+        except Exception as error:
+            self.count_fallback(Pool.STATE if params.mamba_num else Pool.KV, error)
+            return super().evict_for_alloc(params)
 
     def marconi_state(self) -> dict[str, object]:
         """What is configured and what it did so far, as plain JSON types."""
@@ -109,16 +127,15 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         if self.tuning is not None:
             self.tuning.flushed()
 
+    def verify_tree(self) -> None:
+        verify = getattr(self.tree_core, "verify_mirror", None)
+        if verify is not None:
+            verify()
+
     def state_created(self, node: UnifiedTreeNode) -> None:
         super().state_created(node)
         if self.admission is not None:
             self.admission.given.created(node.id)
-
-    def state_consumed(self, node: UnifiedTreeNode) -> None:
-        """A request found the state of ``node``."""
-        self.view.state_consumed(node)
-        if self.admission is not None:
-            self.admission.given.looked_up(node.id)
 
     def split(self, upper: UnifiedTreeNode, lower: UnifiedTreeNode) -> None:
         """``upper`` was put between ``lower`` and its parent."""
@@ -131,7 +148,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self.stats.states_taken_back += 1
         self._lookups.state_taken_back(node)
 
-    def state_leaves(self, node: UnifiedTreeNode) -> None:
+    def evicting_state(self, node: UnifiedTreeNode) -> None:
         """The state of ``node`` is about to be evicted from the device, with or without its KV."""
         if not self.tree.holds_state(node):
             return
@@ -142,7 +159,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         if not self.tree.is_evictable_leaf(node):
             self.count_victim(node, VictimKind.STATE_ONLY, kv_tokens=0)
 
-    def kv_leaves(self, node: UnifiedTreeNode) -> None:
+    def evicting_kv(self, node: UnifiedTreeNode) -> None:
         """The KV of ``node`` is about to be evicted from the device, and its state with it."""
         has_state = self.tree.holds_state(node)
         kind = VictimKind.LEAF_WITH_STATE if has_state else VictimKind.LEAF_KV_ONLY
@@ -170,13 +187,13 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
 
     def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
-        """See :meth:`MambaRadixView.victim`.
+        """See :meth:`TreeView.victim`.
 
         Raises:
             RuntimeError: an event of the tree was lost.
         """
         if not self.view.is_sound:
-            raise RuntimeError("the view of the tree is not sound until the next reset")
+            raise RuntimeError("an event of the tree was lost, and the view is not built anew yet")
         return self.view.victim(pool, excluding=excluding)
 
     def end_walk(self) -> None:
@@ -188,9 +205,54 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self.request_let_go()
         return result
 
-    # -- lookups
+    # -- lookups, which are no uses, and uses
+
+    def maybe_hand_to_session(self, req: Any) -> None:
+        # SGLang calls it for every prefill that it has found memory for, chunk by chunk.
+        lock = req.lock
+        super().maybe_hand_to_session(req)
+        if lock is None or getattr(req, "marconi_used", False) or is_health_check_generate_req(req):
+            return
+        req.marconi_used = True
+        self.use(lock.node, req)
+
+    def use(self, node_id: int, req: Any = None) -> None:
+        """A request resumes at a node that it holds locked, or at the root: once a request.
+
+        Args:
+            req: who is told of what was lost, if it was looked up.
+        """
+        self.view.tick()
+        self.report(self._used, node_id)
+        self.note_return(req)
+
+    def _used(self, node_id: int) -> None:
+        node = self.tree.node_by_id(node_id)
+        if node.parent is None or not self.tree.holds_state(node):
+            return
+        self.view.state_consumed(node)
+        if self.admission is not None:
+            self.admission.given.looked_up(node.id)
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        self.serves_probe = True
+        try:
+            yield
+        finally:
+            self.serves_probe = False
+
+    def match_prefix(self, params: Any) -> Any:
+        result = super().match_prefix(params)
+        if is_virtual_node(result.best_match_node):
+            # A later turn of a streaming session, which holds its KV and state outside the tree.
+            self.note_held(params.req, result.device_prefix_len)
+        return result
 
     def _match_tree(self, params: Any) -> Any:
+        if is_health_check_generate_req(params.req):
+            with self._probing():
+                return super()._match_tree(params)
         result = super()._match_tree(params)
         if params.req is not None and not self.disable:
             try:
@@ -209,12 +271,30 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         kv_alive = max(result.full_kv_hit_length, hit)
         self.note_lookup(params.req, params.key, hit=hit, kv_alive=kv_alive, last=last)
 
-    def checkpoint_into_tree(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+    def note_queue(self, queue: Sequence[Any], *, matched: bool) -> None:
+        """See :meth:`WaitingRequests.note`."""
+        try:
+            self._waiting.note(queue, matched=matched)
+        except Exception as error:
+            self.count_error("noting who waits", error)
+
+    def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+        if is_health_check_generate_req(req):
+            with self._probing():
+                super().checkpoint(req, up_to=up_to, **kwargs)
+            return
         self.count_request(req)
         if self.tuning is not None:
-            self.tuning.checkpointed(req, evicted=self._was_short)
+            slot = self.session.borrowed_slot(req)
+            if slot is None or slot.publishes_prompt:
+                self.tuning.checkpointed(req, evicted=self._was_short)
             self.tuning.count_into(self.stats)
-        super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
+        super().checkpoint(req, up_to=up_to, **kwargs)
+
+    def release_session(self, session_id: str) -> None:
+        super().release_session(session_id)
+        if self.tuning is not None:
+            self.tuning.session_closed(session_id)
 
     def on_release(self, req: Any, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from sglang.srt.mem_cache.marconi import options
+from sglang.srt.environ import envs
+from sglang.srt.mem_cache.marconi import arguments
 from sglang.srt.mem_cache.marconi.config import FLAGS, MarconiConfig, MarconiConfigError
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
@@ -52,7 +53,7 @@ class Hook:
 
 
 def add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
-    options.add_cli_args(parser)
+    arguments.add_cli_args(parser)
 
 
 def from_cli_args(original: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
@@ -124,7 +125,8 @@ def check_server_args(_result: None, server_args: Any) -> None:
 
     chosen = f"--marconi-evict-policy is {config.marconi_evict_policy}"
     view = resolving_view(server_args)
-    for name in ("disable_radix_cache", "enable_lmcache", "enable_flexkv"):
+    _check_radix_cache(server_args, view, chosen)
+    for name in ("enable_lmcache", "enable_flexkv"):
         if getattr(view, name, False):
             raise MarconiConfigError(
                 f"{chosen} but --{name.replace('_', '-')} is set; allowed is one of the two"
@@ -163,9 +165,37 @@ def check_server_args(_result: None, server_args: Any) -> None:
             f"{chosen} but the model {model_config.model_path!r} ({architectures}) has no "
             f"recurrent state; allowed are hybrid models (attention and recurrent layers)"
         )
-    from sglang.srt.mem_cache.marconi.setup import model_cost
+    from sglang.srt.mem_cache.marconi.attach.setup import model_cost
 
     model_cost(model_config.hf_config, config)
+
+
+def _check_radix_cache(server_args: Any, view: Any, chosen: str) -> None:
+    """There is a prefix cache to choose victims in, and its states are SGLang's own.
+
+    Args:
+        view: the server args as SGLang resolved them, which turns the cache off by itself too.
+
+    Raises:
+        MarconiConfigError: there is none, or another component keeps the states.
+    """
+    if getattr(view, "disable_radix_cache", False):
+        if getattr(server_args, "disable_radix_cache", False):
+            why = "--disable-radix-cache is set; allowed is one of the two"
+        elif getattr(view, "disaggregation_mode", "null") == "decode":
+            why = (
+                "--disaggregation-mode is 'decode', where SGLang keeps no prefix cache; allowed "
+                "with it is --disaggregation-decode-enable-radix-cache, or no --marconi flag on "
+                "decode servers"
+            )
+        else:
+            why = "SGLang turns the prefix cache off for this model and these flags"
+        raise MarconiConfigError(f"{chosen} but {why}")
+    if envs.SGLANG_USE_MLX.get():
+        raise MarconiConfigError(
+            f"{chosen} but SGLANG_USE_MLX is set, whose recurrent states are kept by MLX; allowed "
+            f"is one of the two"
+        )
 
 
 def _check_record(config: MarconiConfig, pp_size: int) -> None:
@@ -215,8 +245,8 @@ def create_unified_radix_cache(
     config = config_of(ctx.server_args)
     if config is None or ctx.params.disable or not ctx.is_hybrid_ssm:
         return original(ctx, cache_class=cache_class)
+    from sglang.srt.mem_cache.mamba_radix.setup import setup_from_context
     from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
-    from sglang.srt.mem_cache.mamba_radix_setup import setup_from_context
 
     if cache_class is not None:
         raise MarconiConfigError(
@@ -253,6 +283,14 @@ def add_chunked_req(original: Callable[..., Any], adder: Any, req: Any) -> Any:
     if admission is not None:
         admission.cuts.limit(adder, req)
     return original(adder, req)
+
+
+def calc_priority(
+    _result: None, schedule: Any, waiting_queue: Any, *_args: Any, **_keywords: Any
+) -> None:
+    note = getattr(schedule.tree_cache, "note_queue", None)
+    if note is not None:
+        note(waiting_queue, matched=schedule.waiting_queue_prefix_matched(waiting_queue))
 
 
 # -- read-outs
@@ -314,6 +352,12 @@ HOOKS: tuple[Hook, ...] = (
         HookType.AROUND,
         add_chunked_req,
         ("self", "req"),
+    ),
+    Hook(
+        "sglang.srt.managers.schedule_policy.SchedulePolicy.calc_priority",
+        HookType.AFTER,
+        calc_priority,
+        ("self", "waiting_queue"),
     ),
     Hook(
         "sglang.srt.managers.scheduler_components.internal_state."

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sglang.srt.mem_cache.marconi import options
+from sglang.srt.mem_cache.marconi import arguments
 from sglang.srt.mem_cache.marconi.config import FLAGS as ALL_FLAGS
 from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
 
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: The options of this release: it has no tuner, and no admission but its own.
 FLAGS = tuple(
-    replace(flag, choices=("sglang",)) if flag.field == "marconi_admission" else flag
-    for flag in options.without_tuner(ALL_FLAGS)
+    replace(flag, values=("sglang",)) if flag.field == "marconi_admission" else flag
+    for flag in arguments.without_tuner(ALL_FLAGS)
     if not flag.sequences
 )
 
@@ -38,7 +38,7 @@ def add_fields(cls: type) -> type:
 
 
 def add_cli_args(parser: argparse.ArgumentParser) -> None:
-    options.add_cli_args(parser, FLAGS)
+    arguments.add_cli_args(parser, FLAGS)
 
 
 def read_options(given: Mapping[str, Any]) -> MarconiConfig | None:
@@ -80,7 +80,7 @@ def check_server_args(server_args: Any) -> None:
             f"{chosen} but SGLANG_EXPERIMENTAL_CPP_RADIX_TREE is 1; allowed is one of the two"
         )
     from sglang.srt.configs import Qwen3NextConfig
-    from sglang.srt.mem_cache.marconi.setup import model_cost
+    from sglang.srt.mem_cache.marconi.attach.setup import model_cost
 
     hf_config = server_args.get_hf_config()
     if not isinstance(hf_config, Qwen3NextConfig):
@@ -103,7 +103,7 @@ def states_asked(server_args: Any) -> int | None:
 
 def make_cache(scheduler: Any) -> Any:
     """The prefix cache of a scheduler whose server args name a policy."""
-    from sglang.srt.mem_cache.marconi.setup import make_setup
+    from sglang.srt.mem_cache.marconi.attach.setup import make_setup
     from sglang.srt.mem_cache.marconi_radix_cache import MarconiRadixCache
 
     server_args = scheduler.server_args

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sglang.srt.mem_cache.marconi.eviction.registry import POLICIES
+
 #: Left to the tuner.
 AUTO = "auto"
-
-#: Lowest-utility eviction is what the project is for; 1 exists to compare against.
-POLICY_NAMES: dict[int | str, str] = {1: "lru", 2: "marconi", 3: "value", AUTO: AUTO}
 
 #: What a weight that nobody gave or tunes is.
 DEFAULT_EFF_WEIGHT = 0.5
@@ -36,13 +35,15 @@ class MarconiFlag:
         field: attribute of :class:`MarconiConfig`, also the ``sglang.Engine`` keyword and, with
             dashes for underscores, the command line flag and the ``--config`` key.
         about: what it is, for ``--help``.
-        choices: allowed values, or ``None`` where a number is.
+        values: allowed values, or ``None`` where a number is.
         default: what is in force when the option is not given and a policy is.
         at_least: smallest number allowed.
         whole: only whole numbers are.
         words: what is allowed beside numbers.
         metavar: what a number stands for, in ``--help``.
-        policies: the policies that use it.
+        names_policy: its value is a registered policy's number; ``about`` holds ``{policies}``.
+        of_every_policy: every policy uses it; otherwise those whose entry lists it.
+        with_auto: ``auto`` as the policy uses it too.
         sequences: it takes sequences of token ids.
         text: it takes any text.
         about_auto: what ``auto`` means, where that is allowed.
@@ -52,13 +53,15 @@ class MarconiFlag:
 
     field: str
     about: str
-    choices: tuple[int | str | bool, ...] | None
+    values: tuple[int | str | bool, ...] | None
     default: int | float | str | None
     at_least: float = 0
     whole: bool = False
     words: tuple[str, ...] = ()
     metavar: str = "WEIGHT"
-    policies: tuple[int | str, ...] = (2, AUTO)
+    names_policy: bool = False
+    of_every_policy: bool = False
+    with_auto: bool = True
     sequences: bool = False
     text: bool = False
     about_auto: str = ""
@@ -66,9 +69,30 @@ class MarconiFlag:
     by_process: bool = False
 
     @property
+    def choices(self) -> tuple[int | str | bool, ...] | None:
+        """Allowed values, or ``None`` where a number is."""
+        return (*POLICIES, *self.words) if self.names_policy else self.values
+
+    @property
+    def policies(self) -> tuple[int | str, ...]:
+        """The policies that use it."""
+        # What is tuned is the weight.
+        field = "marconi_eff_weight" if self.of_tuner else self.field
+        numbers = (
+            number
+            for number, entry in POLICIES.items()
+            if self.of_every_policy or field in entry.options
+        )
+        return (*numbers, AUTO) if self.with_auto else tuple(numbers)
+
+    @property
     def help(self) -> str:
         """A sentence or two for ``--help``."""
-        return f"{self.about} {self.about_auto}".strip()
+        about = self.about
+        if self.names_policy:
+            known = (f"{number} is {entry.about}" for number, entry in POLICIES.items())
+            about = about.format(policies=", ".join(known))
+        return f"{about} {self.about_auto}".strip()
 
     @property
     def flag(self) -> str:
@@ -94,11 +118,12 @@ _ABOUT_AUTO = "auto is whichever would have saved most FLOPs on the requests jus
 FLAGS: tuple[MarconiFlag, ...] = (
     MarconiFlag(
         "marconi_evict_policy",
-        "How the prefix cache of a hybrid model chooses what to evict: 1 is stock LRU, 2 is "
-        "Marconi (recency + weight * FLOP efficiency), 3 is value per byte (odds of reuse, learnt, "
-        "* FLOPs / bytes). Unset: SGLang is exactly stock.",
-        tuple(POLICY_NAMES),
+        "How the prefix cache of a hybrid model chooses what to evict: {policies}. Unset: SGLang "
+        "is exactly stock.",
         None,
+        None,
+        words=(AUTO,),
+        names_policy=True,
         about_auto=_ABOUT_AUTO,
     ),
     MarconiFlag(
@@ -121,7 +146,6 @@ FLAGS: tuple[MarconiFlag, ...] = (
         "Which pools policies 2 and 3 order: 'both', or the 'state' pool with stock LRU for KV.",
         POOLS_CHOICES,
         "both",
-        policies=(2, 3, AUTO),
     ),
     MarconiFlag(
         "marconi_bootstrap_multiplier",
@@ -174,7 +198,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         "those at branch points and at the last decoded token.",
         ADMISSION_CHOICES,
         "sglang",
-        policies=(1, 2, 3, AUTO),
+        of_every_policy=True,
     ),
     MarconiFlag(
         "marconi_boundary_tokens",
@@ -184,7 +208,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         None,
         None,
         metavar="IDS",
-        policies=(1, 2, 3, AUTO),
+        of_every_policy=True,
         sequences=True,
     ),
     MarconiFlag(
@@ -194,7 +218,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         None,
         None,
         metavar="FILE",
-        policies=(1, 2, 3, AUTO),
+        of_every_policy=True,
         text=True,
         by_process=True,
     ),
@@ -206,7 +230,7 @@ class MarconiConfig:
     """A checked, complete set of Marconi options.
 
     Attributes:
-        marconi_evict_policy: 1, 2, 3 or "auto" (see :data:`POLICY_NAMES`).
+        marconi_evict_policy: a number of :data:`POLICIES`, or "auto".
         marconi_eff_weight: alpha, dimensionless, finite and >= 0, or "auto".
         marconi_savings: reference point of a state's savings, see :data:`FLAGS`.
         marconi_evict_pools: pools whose victims the policy orders.
@@ -237,14 +261,15 @@ class MarconiConfig:
 
     @property
     def policy_name(self) -> str:
-        return POLICY_NAMES[self.marconi_evict_policy]
+        return policy_name(self.marconi_evict_policy)
 
     @property
     def leaves_kv_to_sglang(self) -> bool:
         """KV leaves keep SGLang's own order."""
-        if self.marconi_evict_policy == AUTO:
+        policy = self.marconi_evict_policy
+        if not isinstance(policy, int):
             return False
-        return self.marconi_evict_policy == 1 or self.marconi_evict_pools == "state"
+        return not POLICIES[policy].orders_kv or self.marconi_evict_pools == "state"
 
     @property
     def tunes(self) -> bool:
@@ -289,12 +314,18 @@ class MarconiConfig:
             if flag.field in given
         }
         _check_together(checked, flags)
-        if checked["marconi_evict_policy"] in (1, 3):
+        policy = checked["marconi_evict_policy"]
+        if policy != AUTO and "marconi_eff_weight" not in POLICIES[policy].options:
             checked["marconi_eff_weight"] = DEFAULT_EFF_WEIGHT
         elif checked.get("disable_marconi_autotune"):
             checked.setdefault("marconi_eff_weight", DEFAULT_EFF_WEIGHT)
         defaults = {flag.field: flag.default for flag in flags if flag.default is not None}
         return cls(**{**defaults, **checked})
+
+
+def policy_name(policy: int | str) -> str:
+    """One word for a policy's number, or for ``auto``."""
+    return POLICIES[policy].name if isinstance(policy, int) else policy
 
 
 def check_value(flag: MarconiFlag, value: Any) -> Any:
@@ -348,7 +379,7 @@ def _check_together(given: Mapping[str, Any], flags: Sequence[MarconiFlag]) -> N
     for flag in others:
         if policy in flag.policies:
             continue
-        chosen = "not set" if policy is None else f"{policy} ({POLICY_NAMES[policy]})"
+        chosen = "not set" if policy is None else f"{policy} ({policy_name(policy)})"
         raise MarconiConfigError(
             f"{flag.flag} is {given[flag.field]!r} but --marconi-evict-policy is {chosen}; "
             f"allowed with it is --marconi-evict-policy {' or '.join(map(str, flag.policies))}"

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+#: What keeps equal tokens apart: the ``extra_key`` (a LoRA adapter, say) and the ``cache_salt`` of
+#: a request. ``None`` and the empty string differ in the first, as in SGLang's keys.
+Namespace = tuple[str | None, str | None]
+NO_NAMESPACE: Namespace = (None, None)
+
+
+def namespace_of(owner: Any) -> Namespace:
+    """The namespace of a request of SGLang, or of one of its radix keys."""
+    return owner.extra_key, owner.cache_salt or None
+
 
 class TreeReader(Protocol):
     """Answers about one base's tree; every base adapter implements it.
@@ -39,6 +49,6 @@ class TreeReader(Protocol):
         """Token ids of a node's or a lookup's key."""
         ...
 
-    def namespace_of(self, key: Any) -> str:
-        """What keeps equal tokens apart: a LoRA adapter, a cache salt."""
+    def namespace_of(self, key: Any) -> Namespace:
+        """What keeps equal tokens apart."""
         ...

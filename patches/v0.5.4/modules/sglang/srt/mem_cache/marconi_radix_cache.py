@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_cache import LRUList, MambaRadixCache, TreeNode
-from sglang.srt.mem_cache.marconi.accounts import MarconiAccounts
+from sglang.srt.mem_cache.marconi.attach.accounts import MarconiAccounts
+from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
+from sglang.srt.mem_cache.marconi.insight.stats import VictimKind
 from sglang.srt.mem_cache.marconi.prefix import Pool
-from sglang.srt.mem_cache.marconi.setup import MarconiSetup
-from sglang.srt.mem_cache.marconi.stats import VictimKind
+from sglang.srt.mem_cache.marconi.tree import Namespace
 
 
 class OfferingLRUList(LRUList):
@@ -40,6 +42,7 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
         *,
         setup: MarconiSetup,
     ) -> None:
+        self._serves_probe = False
         self.open_accounts(setup, at_rest="none")
         self.attach_tree(self)
         super().__init__(req_to_token_pool, token_to_kv_pool_allocator, page_size)
@@ -97,7 +100,9 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
         """The policy's victim; ``None`` leaves this decision to LRU."""
         try:
             if not self.view.is_sound:
-                raise RuntimeError("the view of the tree is not sound until the next reset")
+                raise RuntimeError(
+                    "an event of the tree was lost, and the view is not built anew yet"
+                )
             return self.view.victim(pool)
         except Exception as error:
             self.count_fallback(pool, error)
@@ -124,8 +129,8 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
         tokens: Sequence[int] = key.token_ids
         return tokens
 
-    def namespace_of(self, key: Any) -> str:
-        return key.extra_key or ""
+    def namespace_of(self, key: Any) -> Namespace:
+        return key.extra_key, None
 
     # -- events of the tree
 
@@ -136,6 +141,8 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
         self.forget_tree()
 
     def match_prefix(self, key: Any, **kwargs: Any) -> Any:
+        if _is_probe(kwargs.get("req")):
+            return super().match_prefix(key, **kwargs)
         self.view.tick()
         result = super().match_prefix(key, **kwargs)
         if len(key):
@@ -150,7 +157,8 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
         return result
 
     def insert(self, key: Any, value: Any = None, mamba_value: Any = None) -> Any:
-        self.view.tick()
+        if not self._serves_probe:
+            self.view.tick()
         result = super().insert(key, value, mamba_value)
         if len(key):
             self.report(self._inserted)
@@ -214,11 +222,28 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
             # The match split the tree where it ended: what it shared is whole nodes.
             last, rest = child, rest[len(child.key) :]
         self.note_lookup(req, key, hit=hit, kv_alive=len(key) - len(rest), last=last)
+        self.note_return(req)
 
     def cache_finished_req(self, req: Any) -> None:
-        self.count_request(req)
-        super().cache_finished_req(req)
+        with self._serving(req):
+            super().cache_finished_req(req)
 
     def cache_unfinished_req(self, req: Any, chunked: bool = False) -> None:
-        self.count_request(req)
-        super().cache_unfinished_req(req, chunked)
+        with self._serving(req):
+            super().cache_unfinished_req(req, chunked)
+
+    @contextmanager
+    def _serving(self, req: Any) -> Iterator[None]:
+        """Count a request, unless it is a health check, whose insert ticks no clock either."""
+        self._serves_probe = _is_probe(req)
+        if not self._serves_probe:
+            self.count_request(req)
+        try:
+            yield
+        finally:
+            self._serves_probe = False
+
+
+def _is_probe(req: Any) -> bool:
+    """Whether a request is a health check that SGLang sends to an idle server itself."""
+    return str(getattr(req, "rid", "")).startswith("HEALTH_CHECK")

@@ -40,6 +40,8 @@ class LayerCost:
     convolutions; the recurrence itself. ``scores`` is the work per attended pair. ``kv_elements``
     counts the elements that a token leaves in the KV cache, ``temporal_elements`` and
     ``conv_elements`` those of one cached recurrent state, all on one tensor-parallel shard.
+    ``scale_elements`` is how many scales SGLang's int8 checkpoint keeps of a temporal state: one
+    for each head and key channel.
     """
 
     matmul: int = 0
@@ -49,6 +51,7 @@ class LayerCost:
     kv_elements: int = 0
     temporal_elements: int = 0
     conv_elements: int = 0
+    scale_elements: int = 0
 
     def __add__(self, other: LayerCost) -> LayerCost:
         """Both blocks, one after the other; score terms of equal window are merged."""
@@ -60,6 +63,7 @@ class LayerCost:
             kv_elements=self.kv_elements + other.kv_elements,
             temporal_elements=self.temporal_elements + other.temporal_elements,
             conv_elements=self.conv_elements + other.conv_elements,
+            scale_elements=self.scale_elements + other.scale_elements,
         )
 
 
@@ -212,6 +216,7 @@ def gated_delta_net(
         conv=causal_conv(channels, conv_kernel),
         scan=value_heads * delta_rule_flops(key_dim, value_dim),
         temporal_elements=value_heads // tp_size * value_dim * key_dim,
+        scale_elements=value_heads // tp_size * key_dim,
         conv_elements=_conv_elements(values, key_heads, key_dim, conv_kernel, tp_size),
     )
 
@@ -250,6 +255,7 @@ def kimi_delta_attention(
         conv=causal_conv(3 * width, conv_kernel),
         scan=heads * delta_rule_flops(head_dim, head_dim),
         temporal_elements=heads // tp_size * head_dim * head_dim,
+        scale_elements=heads // tp_size * head_dim,
         conv_elements=3 * (width // tp_size) * (conv_kernel - 1),
     )
 
@@ -279,6 +285,7 @@ def jet_block(
         conv=causal_conv(values, conv_kernel),
         scan=heads * delta_rule_flops(key_dim, value_dim),
         temporal_elements=heads // tp_size * value_dim * key_dim,
+        scale_elements=heads // tp_size * key_dim,
         conv_elements=_conv_elements(values, heads, key_dim, conv_kernel, tp_size),
     )
 
@@ -299,6 +306,7 @@ def mamba1(
         conv=causal_conv(inner, conv_kernel),
         scan=selective_scan_flops(inner, state),
         temporal_elements=inner // tp_size * state,
+        scale_elements=inner // tp_size * state,
         conv_elements=inner // tp_size * (conv_kernel - 1),
     )
 
@@ -332,6 +340,7 @@ def mamba2(
         conv=causal_conv(channels, conv_kernel),
         scan=state_space_dual_flops(inner, heads, state),
         temporal_elements=inner // tp_size * state,
+        scale_elements=heads // tp_size * state,
         conv_elements=_conv_elements(inner, groups, state, conv_kernel, tp_size),
     )
 
@@ -359,6 +368,7 @@ def lightning_attention(
         matmul=linear(hidden, (4 if output_gate else 3) * width) + linear(width, hidden),
         scan=heads * linear_attention_flops(head_dim, head_dim),
         temporal_elements=heads // tp_size * head_dim * head_dim,
+        scale_elements=heads // tp_size * head_dim,
     )
 
 

@@ -53,14 +53,20 @@ def kv_bytes_per_token(pool: Any) -> int:
 
 
 def state_bytes(pool: Any) -> int:
-    """Bytes of one recurrent state in a ``MambaPool``, or in the pool that holds one.
+    """Bytes of one cached recurrent state in a ``MambaPool``, or in the pool that holds one.
 
     Temporal and convolution tensors of every layer, and the states that ride along with a slot
-    (``_slot_siblings``). Buffers of speculative decoding are not part of a cached state.
+    (``_slot_siblings``). Buffers of speculative decoding are not part of a cached state. Under
+    ``--enable-int8-mamba-checkpoint`` cached states lie compressed in a pool of their own
+    (``MambaCheckpointPool``), and it is those that count.
 
     Raises:
         TypeError: if there is no ``mamba_cache`` to look at.
     """
+    compressed = getattr(pool, "mamba_ckpt_pool", None)
+    if compressed is not None:
+        windows = sum(_bytes_per_slot(tensor) for tensor in compressed.conv)
+        return int(compressed.temporal.bytes_per_slot()) + windows
     holder = getattr(pool, "mamba_pool", pool)
     entry = _unified_entry_bytes(holder)
     if entry is not None:

@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
+from sglang.srt.mem_cache.marconi.tree import Namespace
 
 Words = npt.NDArray[np.uint64]
 
@@ -32,9 +33,9 @@ class BlockHasher:
         self._weights = _odd_words(b"token", block_tokens)
         self._place = int(_odd_words(b"place", 1)[0])
 
-    def start(self, namespace: str) -> int:
-        """The hash of the empty sequence in a namespace (a LoRA adapter, a cache salt)."""
-        return int.from_bytes(blake2b(namespace.encode(), digest_size=8).digest())
+    def start(self, namespace: Namespace) -> int:
+        """The hash of the empty sequence in a namespace, the same in every process."""
+        return int.from_bytes(blake2b(repr(namespace).encode(), digest_size=8).digest())
 
     def extend(self, before: int, blocks: int, tokens: Sequence[int]) -> Words:
         """Hashes of the prefixes that ``tokens`` complete.

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sglang.srt.mem_cache.marconi.config import AUTO, DEFAULT_EFF_WEIGHT, MarconiConfig
-from sglang.srt.mem_cache.marconi.policy import TUNABLE, EvictionPolicy, create_policy
-from sglang.srt.mem_cache.marconi.savings import SAVINGS, CostModel
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
+from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS, CostModel
 
 #: The paper's grid: 0, 0.1, … 2.
 EFF_WEIGHTS: tuple[float, ...] = tuple(tenths / 10 for tenths in range(21))
+
+
+#: Policies that ``--marconi-evict-policy auto`` chooses between: by name, what each fixes of the
+#: configuration. Stock LRU is the first: it is in force until a window shows another to be better.
+TUNABLE: dict[str, dict[str, Any]] = {
+    "lru": {"marconi_evict_policy": 1, "marconi_evict_pools": "both"},
+    "marconi-state": {"marconi_evict_policy": 2, "marconi_evict_pools": "state"},
+    "marconi": {"marconi_evict_policy": 2, "marconi_evict_pools": "both"},
+    "value": {"marconi_evict_policy": 3, "marconi_evict_pools": "both"},
+}
 
 
 @dataclass(frozen=True)

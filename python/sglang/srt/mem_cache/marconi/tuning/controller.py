@@ -104,7 +104,7 @@ class Controller:
         if verdict is None or verdict.split is None or self.split is not None:
             return
         self.split = verdict.split
-        logger.warning("Marconi: %s (marconi.advise says more)", self.split.sentence())
+        logger.warning("Marconi: %s (sglang-marconi advise says more)", self.split.sentence())
 
     def _ask(self) -> None:
         found, chosen = Answer.PENDING, 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.prefix import Pool
-from sglang.srt.mem_cache.marconi.savings import CostModel
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import (
     ShadowCache,
     ShadowShape,
@@ -42,6 +42,9 @@ class ElasticShadowCache(ShadowCache):
         kv = (self.shape.kv_blocks - self.kv_free) * self.block_bytes
         states = (self.shape.state_slots - self.states_free) * self.state_bytes
         return self.budget - kv - states
+
+    def _holds(self, kv: int, states: int) -> bool:
+        return kv * self.block_bytes + states * self.state_bytes <= self.budget
 
     def _take_kv(self, blocks: int) -> None:
         self._make_room(blocks * self.block_bytes)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sglang.srt.mem_cache.marconi.savings import CostModel
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Event, serve
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape

@@ -7,18 +7,18 @@ blocks of each prompt would have hit.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sglang.srt.mem_cache.marconi.admission import (
+from sglang.srt.mem_cache.marconi.admission.given_states import GivenStates, LastGiven
+from sglang.srt.mem_cache.marconi.admission.rules import (
     ADMISSIONS,
     Chunk,
     SGLangAdmission,
     forwards,
     lies_at,
 )
-from sglang.srt.mem_cache.marconi.given_states import GivenStates, LastGiven
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy, ReturnObserver
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy, ReturnObserver
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
@@ -38,7 +38,8 @@ class ShadowShape:
         track: states of generated tokens lie at multiples of it.
         grid: states of prompts lie at multiples of it.
         branches: the server puts states at branch points inside a chunk.
-        working_states: state slots that a running request holds beside the tree's.
+        working_states: state slots that a running request holds beside the tree's; 0 where cached
+            states have a pool of their own, compressed.
         admission: which states of a request stay in the tree, a key of :data:`ADMISSIONS`.
         states_per_path: SGLang's ``--mamba-max-states-per-path``; -1 for no cap.
     """
@@ -57,10 +58,15 @@ class ShadowShape:
 
 @dataclass
 class _Run:
-    """A running request: where it stands, and the slots that the tree does not own."""
+    """A running request: where it stands, and the slots that the tree does not own.
+
+    Attributes:
+        lookup: blocks of its prompt that could have hit.
+    """
 
     node: ShadowNode
     hashes: array[int]
+    lookup: int
     kv: int = 0
     states: int = 0
     branch: int = 0
@@ -111,20 +117,68 @@ class ShadowCache:
         Returns:
             Blocks of its prompt that hit; 0 if it was dropped.
         """
-        # The last token of a prompt is always computed, so its block cannot hit.
-        lookup = min(len(hashes), max(prompt_tokens - 1, 0) // self.shape.block_tokens)
-        node, kv_hit = self.tree.match(hashes, lookup)
-        hit = node.end
-        self._report_return(hashes, hit, lookup)
-        run = _Run(node, hashes, branch=self._branch(hit, kv_hit))
+        hit = self.match(run_id, hashes, prompt_tokens)
+        self.admit(run_id)
+        return hit if self.prefill(run_id) else 0
+
+    def match(self, run_id: int, hashes: array[int], prompt_tokens: int) -> int:
+        """Look up a request's prompt and lock what is there; :meth:`end` lets go.
+
+        Returns:
+            Blocks of its prompt that hit.
+        """
+        lookup = self._hittable(hashes, prompt_tokens)
+        node, kv_hit = self.tree.look(hashes, lookup)
         self.tree.lock(node)
+        branch = self._branch(node.end, kv_hit)
+        self._runs[run_id] = _Run(node, hashes, lookup, branch=branch)
+        return node.end
+
+    def admit(self, run_id: int) -> None:
+        """A request that was matched is served: what it resumes at is used."""
+        run = self._runs[run_id]
+        self.tree.use(run.node)
+        self._report_return(run.hashes, run.node.end, run.lookup)
+
+    def prefill(self, run_id: int) -> bool:
+        """Prefill an admitted request's prompt; ``False`` if it did not fit, and was dropped."""
+        run = self._runs[run_id]
         try:
             self._prefill(run)
         except _OutOfMemory:
+            del self._runs[run_id]
             self._release(run)
-            return 0
-        self._runs[run_id] = run
-        return hit
+            return False
+        return True
+
+    def fits(self, wanted: Sequence[tuple[int, int]]) -> bool:
+        """Whether what running requests still need is free or evictable.
+
+        Args:
+            wanted: of each, its id and the blocks of prompt and output that it will fill.
+        """
+        runs = [(self._runs[run_id], blocks) for run_id, blocks in wanted]
+        locked: dict[int, int] = {}
+        stood_at = set()
+        for run, _ in runs:
+            node: ShadowNode | None = run.node
+            if run.node.has_state:
+                stood_at.add(run.node.id)
+            while node is not None and node.id not in locked:
+                locked[node.id] = node.end - node.start
+                node = node.parent
+        # Beside its working states a request needs one for what it gives to the tree.
+        states = len(stood_at) + len(runs) * (self.shape.working_states + 1)
+        kv = sum(locked.values()) + sum(blocks - run.depth for run, blocks in runs)
+        return self._holds(kv, states)
+
+    def _holds(self, kv: int, states: int) -> bool:
+        """Whether the pools are as large as so many blocks and states."""
+        return kv <= self.shape.kv_blocks and states <= self.shape.state_slots
+
+    def _hittable(self, hashes: array[int], prompt_tokens: int) -> int:
+        # The last token of a prompt is always computed, so its block cannot hit.
+        return min(len(hashes), max(prompt_tokens - 1, 0) // self.shape.block_tokens)
 
     def is_running(self, run_id: int) -> bool:
         """It was admitted, and did not end."""

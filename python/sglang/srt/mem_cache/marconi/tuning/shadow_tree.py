@@ -6,8 +6,8 @@ import heapq
 from array import array
 from collections import OrderedDict
 
-from sglang.srt.mem_cache.marconi.given_states import GivenStates
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.admission.given_states import GivenStates
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy, LookObserver
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode, shared_depth
 from sglang.srt.mem_cache.marconi.tuning.shadow_view import ShadowView
@@ -42,18 +42,27 @@ class ShadowTree:
         return len(self._nodes)
 
     def tick(self) -> None:
-        """One tree operation (match, insert, eviction walk), as the view's clock counts them."""
+        """A use, an insert or an eviction walk, as the view's clock counts them."""
         self.now += 1
 
     # -- walks
 
     def match(self, hashes: array[int], blocks: int) -> tuple[ShadowNode, int]:
-        """Look up the first ``blocks`` blocks.
+        """Look up the first ``blocks`` blocks for an admitted request, and use what is there.
 
         Returns:
             The deepest node with a state (or the root), and how many blocks of KV are there.
         """
-        self.tick()
+        best, depth = self.look(hashes, blocks)
+        self.use(best)
+        return best, depth
+
+    def look(self, hashes: array[int], blocks: int) -> tuple[ShadowNode, int]:
+        """Look up the first ``blocks`` blocks: no use, but the LRU orders are touched.
+
+        Returns:
+            As :meth:`match`.
+        """
         node, best, depth = self.root, self.root, 0
         while depth < blocks:
             child = node.children.get(hashes[depth])
@@ -70,15 +79,24 @@ class ShadowTree:
             break
         if best.has_state:
             self._states.move_to_end(best.id)
-            best.accessed = self.now
-            if best.prefix is not None:
-                best.prefix.last_access = self.now
-                self.policy.on_hit(best.prefix, self.now)
-            if self._given is not None:
-                self._given.looked_up(best.id)
+            if best.prefix is not None and isinstance(self.policy, LookObserver):
+                self.tick()
+                self.policy.on_look(best.prefix, self.now)
         if blocks:
             self._touch_path(best)
         return best, depth
+
+    def use(self, node: ShadowNode) -> None:
+        """A request resumes at ``node``, or at the root."""
+        self.tick()
+        if not node.has_state:
+            return
+        node.accessed = self.now
+        if node.prefix is not None:
+            node.prefix.last_access = self.now
+            self.policy.on_hit(node.prefix, self.now)
+        if self._given is not None:
+            self._given.looked_up(node.id)
 
     def insert(
         self, node: ShadowNode, hashes: array[int], blocks: int
@@ -137,7 +155,7 @@ class ShadowTree:
                 above.locks -= 1
                 above = above.parent
             self._queue_leaf(node)
-        self.view.settle(self.now)
+        self.view.report_some(self.now)
 
     # -- victims
 

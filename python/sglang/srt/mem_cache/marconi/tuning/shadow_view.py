@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from sglang.srt.mem_cache.marconi.policy import REPORTED_AT_ONCE, EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.policy import REPORTED_AT_ONCE, EvictionPolicy
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 
@@ -72,7 +72,7 @@ class ShadowView:
         """Report to the policy, at tick ``now``, all that changed or left."""
         self._report(now, len(self._marked))
 
-    def settle(self, now: int) -> None:
+    def report_some(self, now: int) -> None:
         """Report what left and the first few that changed."""
         self._report(now, REPORTED_AT_ONCE)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sglang.srt.mem_cache.marconi.policy import EvictionPolicy
-from sglang.srt.mem_cache.marconi.savings import CostModel
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Event, serve
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 
@@ -60,7 +60,9 @@ class SplitWatch:
         kv = shape.kv_blocks * shape.block_tokens * cost.kv_bytes_per_token
         states = shape.state_slots * cost.state_bytes
         ratio = states / kv if kv else 0.0
-        ratios = [ratio, *(ratio * factor for factor in FACTORS)]
+        # A pool of compressed states is sized by a flag of its own, whatever the ratio is.
+        factors = FACTORS if shape.working_states else ()
+        ratios = [ratio, *(ratio * factor for factor in factors)]
         shapes = [shape, *(resplit(shape, cost, kv + states, other) for other in ratios[1:])]
         self._shadows = [
             (ratio, ShadowCache(shape, make_policy()))

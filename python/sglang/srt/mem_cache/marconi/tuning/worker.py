@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sglang.srt.mem_cache.marconi.savings import CostModel
+    from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
     from sglang.srt.mem_cache.marconi.tuning.choices import Choice
     from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowShape
 

@@ -1,0 +1,1 @@
+"""The demo: servers side by side on the same requests."""

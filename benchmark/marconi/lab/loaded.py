@@ -1,0 +1,43 @@
+"""Serves a trace as a spec says: one request after the other, or under load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from traces import Request
+
+from lab.arrivals import Arrivals, ClosedArrivals, TraceArrivals
+from lab.costs import load_cost
+from lab.scheduler import LoadedCache, Scheduler
+from lab.schedules import SCHEDULES
+from lab.served import Served
+from lab.spec import RunSpec
+
+
+class Server(LoadedCache, Protocol):
+    """A cache that serves one request alone, too."""
+
+    def serve(self, request: Request) -> Served:
+        """Serve one request alone; one that does not fit into an empty cache is not served."""
+
+
+def serve_loaded(spec: RunSpec, cache: Server, requests: Iterable[Request]) -> Iterator[Served]:
+    """What each request found, in the order in which they end."""
+    if spec.concurrency is None:
+        return map(cache.serve, requests)
+    scheduler = Scheduler(
+        cache,
+        load_cost(spec.model),
+        spec.service,
+        running=spec.concurrency,
+        schedule=SCHEDULES[spec.schedule],
+        block=spec.block,
+    )
+    return scheduler.serve(_arrivals(spec, requests))
+
+
+def _arrivals(spec: RunSpec, requests: Iterable[Request]) -> Arrivals:
+    if spec.active is None:
+        return TraceArrivals(requests, spec.service.speed)
+    return ClosedArrivals(requests, spec.active, spec.think_seconds)

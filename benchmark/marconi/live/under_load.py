@@ -1,0 +1,180 @@
+"""Does the simulated scheduler hit what a server under load hits? A closed loop on both sides.
+
+Under load who comes when depends on time, so that rates are compared and not requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from lab.arrivals import ClosedArrivals
+from lab.cpu_cache import CpuCache, server_context
+from lab.replay_cache import Replay
+from lab.scheduler import Scheduler
+from lab.schedules import SCHEDULES
+from lab.service import ServiceTimes
+from policies import PolicyContext, cache_arguments
+from sglang.srt.marconi_utils import ModelCost
+
+from live.client import Answer, Client
+from live.history import TokenSource
+from live.lab_side import ServerShape, as_request
+from live.run import LINE_BYTES, Pace, Player, Sent
+from live.server_api import flush_cache, served_model
+from live.servers import launch_servers
+from live.workload import Turn
+
+#: Points of the token hit rate that simulator and server may lie apart.
+CLOSE_POINTS = 1.0
+#: Tokens of the prompts, and of the longer answer, by which a server's speed is measured.
+PROBE_PROMPT, PROBE_OUTPUT, PROBES = 1024, 65, 5
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A closed loop.
+
+    Attributes:
+        active: sessions that send at a time, each without thinking.
+        running: ``--max-running-requests``.
+        schedule: ``--schedule-policy``.
+    """
+
+    active: int
+    running: int
+    schedule: str
+
+    def flags(self) -> tuple[str, ...]:
+        """Of the server."""
+        return (
+            *("--max-running-requests", str(self.running)),
+            *("--schedule-policy", self.schedule),
+        )
+
+
+@dataclass(frozen=True)
+class LoadedAgreement:
+    """One policy's comparison; rates in per cent of prompt tokens."""
+
+    policy: str
+    loop: Loop
+    requests: int
+    life: float
+    lab: float
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.life - self.lab) <= CLOSE_POINTS
+
+    def __str__(self) -> str:
+        return (
+            f"{self.policy}, {self.loop.schedule}, {self.loop.active} sessions, "
+            f"{self.loop.running} running: {self.requests} requests in {self.seconds:.1f} s, "
+            f"server {self.life:.1f} %, simulator {self.lab:.1f} %"
+        )
+
+
+def compare_loaded(
+    policy: str,
+    flags: Sequence[str],
+    turns: Sequence[Turn],
+    source: TokenSource,
+    shape: ServerShape,
+    loop: Loop,
+    model: Path,
+    cost: ModelCost,
+    port: int,
+    on_request: Any,
+) -> LoadedAgreement:
+    """Play a closed loop against a server with ``flags``, and ask the simulator about the same.
+
+    Raises:
+        ValueError: a request failed.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-against-life-") as logs,
+        launch_servers(model, {"life": (*flags, *loop.flags())}, Path(logs), port=port) as servers,
+    ):
+        url = servers["life"].base_url
+        service = asyncio.run(measured_times(url, cost))
+        flush_cache(url)
+        player = Player(
+            url, source, api="generate", model=served_model(url), ignore_eos=True, timeout=600.0
+        )
+        sent = player.play(turns, Pace(None, None, loop.active), lambda _: on_request())
+    failed = [one for one in sent if one.answer is None]
+    if failed:
+        raise ValueError(f"{len(failed)} requests failed, the first with: {failed[0].error}")
+    tokens = sum(len(one.prompt) for one in sent)
+    cached = sum(one.answer.cached_tokens or 0 for one in sent if one.answer is not None)
+    hits = predict_loaded(sent, policy, cost, shape, service, loop)
+    seconds = max(one.end for one in sent)
+    return LoadedAgreement(
+        policy, loop, len(sent), 100 * cached / tokens, 100 * hits / tokens, seconds
+    )
+
+
+async def measured_times(url: str, cost: ModelCost) -> ServiceTimes:
+    """How fast a server without load prefills and decodes, by prompts that hit nothing."""
+    rng = random.Random(0)
+    async with aiohttp.ClientSession(read_bufsize=LINE_BYTES) as http:
+        client = Client(http, url, "generate", served_model(url), ignore_eos=True)
+
+        async def best(prompt: int, output: int) -> Answer:
+            answers = [
+                await client.send([rng.randrange(3, 200) for _ in range(prompt)], output)
+                for _ in range(PROBES)
+            ]
+            return min(answers, key=lambda answer: answer.seconds)
+
+        long, short = await best(PROBE_PROMPT, PROBE_OUTPUT), await best(8, 1)
+    prefill = max(long.ttft - short.ttft, 1e-4)
+    decode = (long.seconds - long.ttft) / (PROBE_OUTPUT - 1)
+    return ServiceTimes(
+        prefill_flops_per_second=float(cost.flops(0, PROBE_PROMPT)) / prefill,
+        decode_seconds_per_token=decode,
+        batch_seconds=short.ttft,
+    )
+
+
+def predict_loaded(
+    sent: Sequence[Sent],
+    policy: str,
+    cost: ModelCost,
+    shape: ServerShape,
+    service: ServiceTimes,
+    loop: Loop,
+) -> int:
+    """Tokens of all prompts that hit, where the simulator serves the same closed loop.
+
+    Args:
+        sent: answered requests, in the trace's order.
+    """
+    requests = [as_request(one) for one in sent]
+    context = PolicyContext(cost, 1, shape.kv_tokens, shape.states, lambda: iter(requests))
+    arguments = cache_arguments(policy, context)
+    with server_context(chunk=shape.chunk, max_states_per_path=arguments.max_states_per_path):
+        cache = CpuCache(**arguments.for_cache(context))
+        replay = Replay(
+            *(cache, 1), chunk_tokens=shape.chunked_prefill, working_states=shape.working_states
+        )
+        scheduler = Scheduler(
+            *(replay, cost, service),
+            running=loop.running,
+            schedule=SCHEDULES[loop.schedule],
+            block=1,
+            chunk_tokens=shape.chunked_prefill,
+            # The server's own request at the start, and those that measured it.
+            passes=1 + 2 * PROBES,
+        )
+        served = list(scheduler.serve(ClosedArrivals(requests, loop.active)))
+        cache.cache.sanity_check()
+    return sum(one.hit_tokens for one in served)

@@ -1,0 +1,74 @@
+"""The part that serves traces with a queue: policies and orders of service under load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rows.cells import CELLS, listed_sizes
+from rows.part import Command, Found, Part
+from rows.parts.simulated import ONE_MEMORY, SHADOW_CODE, saved, simulate
+from rows.store import Row
+
+#: Sessions of the closed loop, and the mean seconds that each thinks: one request runs at a time.
+LOOPS = {
+    "tau-airline": (48, "2"),
+    "mini-swe-agent-a": (40, "5"),
+    "sharegpt-a": (200, "20"),
+    "claude-code-a": (24, "0"),
+}
+ORDERS = ("fcfs", "lpm", "hrrn", "shortest-prefill-first")
+POLICIES = {"lru": "lru", "value:no-queue": "policy-3-no-queue", "value": "policy-3"}
+REQUESTS = 1500
+
+
+def _commands() -> Iterator[Command]:
+    for trace, (active, think) in LOOPS.items():
+        for order in ORDERS:
+            yield simulate(
+                *(trace, listed_sizes(CELLS[trace]), list(POLICIES), *ONE_MEMORY),
+                *("--limit", str(REQUESTS), "--running", "1", "--schedule", order),
+                *("--arrivals", "closed", "--active", str(active), "--think", think),
+                *("--prefill-tflops", "200", "--prefill-ms", "20", "--decode-ms-per-token", "0"),
+            )
+
+
+def _rows(found: Found) -> list[Row]:
+    rows: list[Row] = []
+    for command in _commands():
+        trace, order = command.out, command.words[command.words.index("--schedule") + 1]
+        runs = {
+            (record["memory_gib"], record["policy"]): record
+            for record in found.get(trace, ())
+            if record["schedule"] == order
+        }
+        for capacity, gib in CELLS[trace].items():
+            for policy, name in POLICIES.items():
+                record = runs.get((gib, policy))
+                if record is None:
+                    continue
+                load, ttft = record["load"], record["ttft_ms_modelled"]
+                cell = {"trace": trace, "capacity": capacity, "memory_gib": gib}
+                rows.append(
+                    {
+                        **{"part": "load", "id": f"load/{trace}/{capacity}/{order}/{name}", **cell},
+                        **{"schedule": order, "policy": name},
+                        **saved(record),
+                        "queue_length": load["queue_length"],
+                        "requests_per_second": load["requests_per_second"],
+                        "ttft_mean_s": round(ttft["mean"] / 1000, 4),
+                        "ttft_p95_s": round(ttft["p95"] / 1000, 4),
+                        "longest_wait_s": round(load["longest_wait_ms"] / 1000, 4),
+                        "measured": {"command": command.typed()},
+                    }
+                )
+    return rows
+
+
+LOAD = Part(
+    "load",
+    "what policies save and how long requests wait, where there is a queue, by order of service",
+    12,
+    (*SHADOW_CODE, "python/sglang/srt/mem_cache/mamba_radix/waiting.py"),
+    tuple(_commands()),
+    _rows,
+)

@@ -1,0 +1,1 @@
+"""What decisions and tree operations cost in time."""

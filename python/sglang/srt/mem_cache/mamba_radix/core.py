@@ -1,0 +1,93 @@
+"""Which tree core of SGLang 0.5.23 a cache gets: the Rust one wherever it can serve."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
+    get_tree_core_factory,
+    register_tree_core_backend,
+    select_tree_core_backend,
+)
+from sglang.srt.runtime_context import get_exec
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+logger = logging.getLogger(__name__)
+
+PYTHON, RUST = "marconi-python", "marconi-rust"
+
+
+def with_tree_core(params: CacheInitParams, setup: MarconiSetup) -> CacheInitParams:
+    """``params`` with the tree core that serves ``setup``, and its components."""
+    _register()
+    reason = python_core_reason(params, setup)
+    if reason is None:
+        return replace(params, tree_core_backend=RUST)
+    from sglang.srt.mem_cache.mamba_radix.python_core.tree import COMPONENTS
+
+    logger.info("Marconi uses the Python tree core: %s", reason)
+    return replace(
+        params,
+        tree_core_backend=PYTHON,
+        component_registry_override={**(params.component_registry_override or {}), **COMPONENTS},
+    )
+
+
+def python_core_reason(params: CacheInitParams, setup: MarconiSetup) -> str | None:
+    """Why the Rust core cannot serve ``setup``; ``None`` if it can."""
+    backend = select_tree_core_backend(params)
+    if backend != "rust":
+        return f"SGLang selects the {backend} tree core"
+    others = set(params.tree_components or ()) - {ComponentType.FULL, ComponentType.MAMBA}
+    if others:
+        return f"the tree has {', '.join(sorted(other.name for other in others))} components"
+    return slower_core_reason(
+        has_lower_tier=setup.has_lower_tier,
+        shared_memory=setup.shared_memory,
+        admission=setup.config.marconi_admission,
+        states_per_path=get_exec().mamba.mamba_max_states_per_path,
+    )
+
+
+def slower_core_reason(
+    *, has_lower_tier: bool, shared_memory: bool, admission: str, states_per_path: int
+) -> str | None:
+    """Which of these the Rust core cannot serve under a policy, in words; ``None`` if it can all.
+
+    Args:
+        states_per_path: ``--mamba-max-states-per-path``; -1 for no cap.
+    """
+    if has_lower_tier:
+        return "the cache has a tier below the device"
+    if shared_memory:
+        return "KV and states share one memory"
+    if admission != "sglang":
+        return f"--marconi-admission is {admission}"
+    if states_per_path >= 0:
+        return f"--mamba-max-states-per-path is {states_per_path}"
+    return None
+
+
+def _register() -> None:
+    for name, factory in ((PYTHON, _python_core), (RUST, _rust_core)):
+        if get_tree_core_factory(name) is None:
+            register_tree_core_backend(name, factory)
+
+
+def _python_core(params: CacheInitParams, components: dict[ComponentType, Any]) -> Any:
+    from sglang.srt.mem_cache.mamba_radix.python_core.tree import MambaRadixTreeCore
+
+    return MambaRadixTreeCore(params, components)
+
+
+def _rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) -> Any:
+    # Importing it loads the extension, which a platform may lack.
+    from sglang.srt.mem_cache.mamba_radix.rust_core.tree import MambaRadixRustTreeCore
+
+    return MambaRadixRustTreeCore(params, components[ComponentType.MAMBA].cache)

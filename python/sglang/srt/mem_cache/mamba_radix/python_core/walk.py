@@ -1,0 +1,121 @@
+"""Eviction walks over SGLang 0.5.23's Python tree core, in a policy's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.mamba_radix.events import HostCache
+from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+
+
+class PolicyWalk:
+    """One eviction walk: asks for victims, and never offers the same one twice in the same role.
+
+    A victim can survive being offered (a HiCache backup that fails), and stock's own walk passes
+    it over for the rest of the walk too.
+
+    Args:
+        pool: whose shortage the walk is to end.
+        in_session: whether a session references a node, which then comes last; ``None`` where
+            sessions are not tracked.
+        shared: both pools are one memory, so that a state or a leaf of KV may go.
+    """
+
+    def __init__(
+        self,
+        cache: HostCache,
+        pool: Pool,
+        in_session: Callable[[Any], bool] | None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self._cache = cache
+        self._pool = pool
+        self._chosen_from = None if shared else pool
+        self._in_session = in_session
+        self._spare_sessions = in_session is not None
+        self._offered: dict[int, bool] = {}
+
+    def next(self) -> UnifiedTreeNode | None:
+        """The policy's next victim, or LRU's if scoring fails; sessions' nodes come last."""
+        node = self._next()
+        if node is None and self._spare_sessions:
+            self._spare_sessions = False
+            node = self._next()
+        if node is not None:
+            self._offered[node.id] = self._is_leaf(node)
+        return node
+
+    def _excluded(self) -> set[int]:
+        """Ids to pass over: what was offered in the role it has now, and what sessions hold."""
+        arena = self._cache.tree_core._node_arena
+        self._offered = {id: role for id, role in self._offered.items() if id in arena}
+        excluded = {id for id, role in self._offered.items() if role == self._is_leaf(arena[id])}
+        if self._spare_sessions and self._in_session is not None:
+            excluded.update(node.id for node in self._everything() if self._in_session(node))
+        return excluded
+
+    def _is_leaf(self, node: UnifiedTreeNode) -> bool:
+        return node in self._cache.tree_core.evictable_device_leaves
+
+    def _everything(self) -> Iterable[UnifiedTreeNode]:
+        """All that could be evicted."""
+        core = self._cache.tree_core
+        states: Iterable[UnifiedTreeNode] = core.lru_lists[ComponentType.MAMBA].cache.values()
+        leaves: Iterable[UnifiedTreeNode] = core.evictable_device_leaves
+        if self._chosen_from is None:
+            return chain(states, leaves)
+        return states if self._chosen_from is Pool.STATE else leaves
+
+    def _next(self) -> UnifiedTreeNode | None:
+        excluded = set(self._offered)
+        try:
+            excluded = self._excluded()
+            victim: UnifiedTreeNode | None = self._cache.choose_victim(self._chosen_from, excluded)
+            return victim
+        except Exception as error:
+            self._cache.count_fallback(self._pool, error)
+            if self._chosen_from is Pool.STATE:
+                return self._least_recent_state(excluded)
+            leaf = self._least_recent_leaf(excluded)
+            if leaf is None and self._chosen_from is None:
+                # SGLang too lets KV give before states, whichever of the two is short.
+                return self._least_recent_state(excluded)
+            return leaf
+
+    def _least_recent_state(self, excluded: set[int]) -> UnifiedTreeNode | None:
+        lru = self._cache.tree_core.lru_lists[ComponentType.MAMBA]
+        node = lru.get_lru_no_lock()
+        while node is not None and node.id in excluded:
+            node = lru.get_prev_no_lock(node)
+        return node if node is None or lru.in_list(node) else None
+
+    def _least_recent_leaf(self, excluded: set[int]) -> UnifiedTreeNode | None:
+        core = self._cache.tree_core
+        leaves = [node for node in core.evictable_device_leaves if node.id not in excluded]
+        priority = core.eviction_strategy.get_priority
+        return min(leaves, key=lambda n: (priority(n), n.last_access_time, n.id), default=None)
+
+
+class SingleVictim:
+    """A walk over one victim that was chosen before it began."""
+
+    def __init__(self, node: UnifiedTreeNode) -> None:
+        self._node: UnifiedTreeNode | None = node
+
+    def next(self) -> UnifiedTreeNode | None:
+        node, self._node = self._node, None
+        return node
+
+
+def session_test(component: Any) -> Callable[[Any], bool] | None:
+    """Whether a session references a node's data, ``None`` where sessions are not tracked."""
+    if not component.tree_core.enable_session_radix_cache:
+        return None
+    return lambda node: bool(component.session_ref(node) > 0)

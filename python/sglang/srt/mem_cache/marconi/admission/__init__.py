@@ -1,0 +1,1 @@
+"""Who enters: which states of a request stay cached."""

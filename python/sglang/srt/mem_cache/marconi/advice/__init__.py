@@ -1,0 +1,1 @@
+"""What to set: split, policy and admission, from recorded requests."""

@@ -1,0 +1,1 @@
+"""What the cache of every base keeps beside its tree."""

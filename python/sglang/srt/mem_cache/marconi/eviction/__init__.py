@@ -1,0 +1,1 @@
+"""Who goes: the policies, and what they search to find a victim."""

@@ -1,0 +1,1 @@
+"""What the cache did, what that cost, and why a hit was lost."""

@@ -1,6 +1,0 @@
-"""Policy 3: evict what is worth least per byte, by odds of reuse learnt from the traffic."""
-
-from sglang.srt.mem_cache.marconi.value.odds import PrefixClass, ReuseOdds, Role
-from sglang.srt.mem_cache.marconi.value.policy import ValuePolicy, Worth
-
-__all__ = ["PrefixClass", "ReuseOdds", "Role", "ValuePolicy", "Worth"]

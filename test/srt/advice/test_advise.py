@@ -1,0 +1,115 @@
+"""The advice: the best of its own table, stock where nothing is better, a command that runs it."""
+
+from __future__ import annotations
+
+import json
+import random
+from array import array
+
+import advise
+import pytest
+from sglang.srt.marconi_utils import cost_by_name
+from sglang.srt.mem_cache.marconi.advice import command as product
+from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
+from sglang.srt.mem_cache.marconi.advice.replay import POLICY_ROWS, Advice
+from sglang.srt.mem_cache.marconi.advice.replay import advise as give_advice
+from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
+
+MODEL = "Qwen3-Next-80B-A3B-Instruct"
+
+
+def sessions(count: int, turns: int) -> list[list[int]]:
+    return [
+        [session * 1000 + i for i in range(20 + 8 * turn)]
+        for turn in range(turns)
+        for session in range(count)
+    ]
+
+
+def uneven(count: int, requests: int) -> list[list[int]]:
+    """Sessions that grow in no order."""
+    rng = random.Random(2)
+    turns = [0] * count
+    prompts = []
+    for _ in range(requests):
+        session = rng.randrange(count)
+        prompts.append([session * 1000 + i for i in range(20 + 8 * turns[session])])
+        turns[session] += 1
+    return prompts
+
+
+def hashed(prompts: list[list[int]]) -> list[HashedRequest]:
+    hasher = BlockHasher(1)
+    return [
+        HashedRequest(64 * len(ids), array("Q", hasher.extend(0, 0, ids).tobytes()), array("Q", []))
+        for ids in prompts
+    ]
+
+
+def all_saved(advice: Advice) -> list[float]:
+    return [saved for row in advice.saved.values() for saved in row.values()]
+
+
+def test_the_best_of_the_table_is_advised():
+    cost = cost_by_name(MODEL)
+    advice = give_advice(hashed(sessions(30, 8)), cost, 3 * 2**30, block_tokens=64)
+    assert advice.best.saved == max(all_saved(advice))
+    assert advice.best.saved == advice.saved[advice.best.policy][advice.best.memory]
+    assert advice.best.ratio is None and advice.best.policy == "policy 3 (value)"
+    assert advice.static.ratio is not None and advice.static.policy.startswith("policy 3")
+    assert advice.static.saved > advice.stock.saved + 0.1
+    flags = "--enable-unified-memory --marconi-evict-policy 3"
+    assert product.command(advice.best, "m").endswith(flags)
+    assert "Where SGLang cannot serve unified memory" in product.summary(advice, "m")
+
+
+def test_admission_and_the_path_cap_are_tried_and_can_be_left_out():
+    requests, cost = hashed(uneven(20, 200)), cost_by_name(MODEL)
+    advice = give_advice(requests, cost, 3 * 2**30, block_tokens=64, ratios=[0.9])
+    assert set(advice.saved) == set(POLICY_ROWS)
+    capped = "stock LRU, 2 states a path"
+    assert advice.saved[capped]["0.9"] != advice.saved["stock LRU"]["0.9"]
+    alone = give_advice(requests, cost, 3 * 2**30, block_tokens=64, ratios=[0.9], rows=[capped])
+    assert set(alone.saved) == {"stock LRU", capped}
+    assert product.command(alone.best, "m").endswith("--mamba-max-states-per-path 2")
+    assert all(advice.saved[name] == saved for name, saved in alone.saved.items())
+    with pytest.raises(ValueError, match="allowed are stock LRU"):
+        give_advice(requests, cost, 3 * 2**30, block_tokens=64, rows=["best"])
+
+
+def test_stock_is_advised_where_nothing_is_evicted():
+    cost = cost_by_name(MODEL)
+    advice = give_advice(hashed(sessions(3, 3)), cost, 20 * 2**30, block_tokens=64)
+    assert advice.best == advice.static == advice.stock and advice.stock.ratio == 0.9
+    assert product.command(advice.best, "m").endswith("--mamba-full-memory-ratio 0.9")
+
+
+@pytest.mark.parametrize(("requests", "gib"), [([], 3.0), (sessions(3, 3), 0.01)])
+def test_what_cannot_be_advised_on_is_refused(requests, gib):
+    with pytest.raises(ValueError, match=r"allowed is 1 or more|too little"):
+        give_advice(hashed(requests), cost_by_name(MODEL), gib * 2**30, block_tokens=64)
+
+
+def test_the_command_line_prints_the_curve_and_the_command(tmp_path, capsys):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "timestamp": i * 1000,
+                    "session_id": str(ids[0]),
+                    "input_length": 64 * len(ids),
+                    "output_length": 1,
+                    "hash_ids": ids,
+                }
+            )
+            + "\n"
+            for i, ids in enumerate(sessions(30, 5))
+        )
+    )
+    assert advise.main(["--trace", str(path), "--model", MODEL, "--memory-gib", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "elastic" in printed and "as SGLang does by default" in printed
+    assert f"launch_server --model {MODEL}" in printed
+    with pytest.raises(SystemExit, match="No such file"):
+        advise.main(["--trace", "/nowhere", "--model", MODEL, "--memory-gib", "3"])

@@ -1,0 +1,77 @@
+"""The doctor says what a launch would do, and exits as it says."""
+
+from __future__ import annotations
+
+import pytest
+import sglang.srt.plugins.marconi as plugin
+from server_harness import tiny_model
+from sglang.srt.plugins.marconi_doctor import main
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return str(tiny_model("qwen3-next"))
+
+
+def examined(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = main(words)
+    shown = capsys.readouterr()
+    return status, shown.out, shown.err
+
+
+def test_it_says_what_would_be_active(model, capsys):
+    status, out, _ = examined(
+        capsys, "--model-path", f"{model}/config.json", "--marconi-evict-policy", "3"
+    )
+    assert status == 0
+    assert f"hooks: all {len(plugin.HOOKS)} targets are in place" in out
+    assert "policy 3 (value), pools both, admission sglang" in out
+    assert "model: Qwen3NextForCausalLM" in out and "tree core: Rust" in out
+    assert "MiB a state" in out and "limit:" not in out
+
+
+def test_states_in_half_the_bytes_weigh_half(model, capsys):
+    def tokens(*words: str) -> int:
+        _, out, _ = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3", *words)
+        return int(out.split("as much as ")[1].split(" tokens")[0].replace(",", ""))
+
+    assert tokens("--kv-cache-dtype", "fp8_e4m3") == pytest.approx(2 * tokens(), rel=0.01)
+    full, half = (tokens("--mamba-ssm-dtype", dtype) for dtype in ("float32", "bfloat16"))
+    compressed = tokens("--mamba-ssm-dtype", "bfloat16", "--enable-int8-mamba-checkpoint")
+    assert full > 1.5 * half and half > 1.3 * compressed, "the window of the convolution stays"
+
+
+@pytest.mark.parametrize(
+    ("words", "core"),
+    [
+        (["--marconi-admission", "judicious"], "--marconi-admission is judicious"),
+        (["--mamba-max-states-per-path", "2"], "--mamba-max-states-per-path is 2"),
+        (["--enable-unified-memory"], "KV and states share one memory"),
+    ],
+)
+def test_it_says_why_the_slower_core_is_in_charge(model, capsys, words, core):
+    status, out, _ = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3", *words)
+    assert status == 0 and f"tree core: Python, which is slower: {core}" in out
+
+
+def test_a_launch_that_is_refused_is_refused_here(model, capsys):
+    status, _, err = examined(
+        capsys, "--model-path", model, "--marconi-evict-policy", "3", "--disable-radix-cache"
+    )
+    assert status == 1 and "refused: --marconi-evict-policy is 3 but --disable-radix-cache" in err
+
+
+def test_without_a_flag_it_is_stock(model, capsys):
+    status, out, _ = examined(capsys, "--model-path", model)
+    assert status == 0 and "exactly stock" in out
+
+
+def test_flags_that_cannot_be_read_exit_with_two(model, capsys):
+    status, _, err = examined(capsys, "--model-path", model, "--marconi-evict-policy", "7")
+    assert status == 2 and "--marconi-evict-policy is '7'; allowed are 1, 2, 3, auto" in err
+
+
+def test_another_release_is_named(model, capsys, monkeypatch):
+    monkeypatch.setattr(plugin, "SUPPORTED_SGLANG", "0.5.99")
+    status, _, err = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3")
+    assert status == 1 and "allowed is 0.5.99" in err
