@@ -43,7 +43,7 @@ demo: setup
 	$(BIN)/python benchmark/marconi/demo.py --models $(MODELS) --out $(DEMO_RESULTS)
 
 test: quick-test setup-fork
-	$(BIN)/python -m pytest test/srt -m server
+	$(BIN)/python -m pytest test/srt -m server --numprocesses 2 --dist loadgroup
 	$(MAKE) --no-print-directory test-fork
 
 test-fork: setup-fork

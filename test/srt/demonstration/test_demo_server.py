@@ -11,7 +11,8 @@ import pytest
 from demonstration.contenders import TITLES
 from server_harness import tiny_model
 
-pytestmark = pytest.mark.server
+#: Four servers at a time: beside no other that wants much memory.
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("memory")]
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmark/marconi/demo.py"
 

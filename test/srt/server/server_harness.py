@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -215,6 +216,20 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 def _die_with_parent() -> None:
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def recorded_lines(recording: Path, count: int, seconds: float = 60.0) -> list[Any]:
+    """What ``--marconi-record`` wrote, once it is ``count`` lines or ``seconds`` are over.
+
+    Its writer is of lowest priority and may lag behind the server.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        lines = recording.read_text().splitlines(keepends=True) if recording.exists() else []
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        if len(whole) >= count or time.monotonic() > deadline:
+            return whole
+        time.sleep(0.1)
 
 
 def _is_text(prompt: Any) -> bool:

@@ -15,7 +15,9 @@ needs_room = pytest.mark.skipif(
     psutil.virtual_memory().available < ROOM,
     reason="SGLang wants 10 GiB left beside a host tier",
 )
-pytestmark = [pytest.mark.server, needs_room]
+#: Those that want much memory run one after another.
+in_turn = pytest.mark.xdist_group("memory")
+pytestmark = [pytest.mark.server, needs_room, in_turn]
 
 HOST_TIER = ("--enable-hierarchical-cache", "--hicache-ratio", "2")
 TOKENS = 12

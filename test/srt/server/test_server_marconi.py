@@ -166,8 +166,7 @@ POLICY_3 = ("--marconi-evict-policy", "3")
 RANKS = {
     "tensor-parallel": ("qwen3-next", "TP", ("--tp", "2", *MARCONI)),
     # Its two stages hold unlike layers, and so unlike bytes of a token and of a state.
-    "pipeline-policy-2": ("qwen3.5", "PP", ("--pp-size", "2", *MARCONI)),
-    "pipeline-policy-3": ("qwen3.5", "PP", ("--pp-size", "2", *POLICY_3)),
+    "pipeline": ("qwen3.5", "PP", ("--pp-size", "2", *POLICY_3)),
 }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 import requests
-from server_harness import SMALL_POOLS, launch_server, tiny_model
+from server_harness import SMALL_POOLS, launch_server, recorded_lines, tiny_model
 from test_server_marconi import marconi_state, outputs
 
 PROBES = 12
@@ -37,5 +36,5 @@ def test_probes_of_an_idle_server_count_for_nothing(tmp_path: Path):
         assert after == before
         outputs(server, [list(range(3, 203))], 4)
         assert marconi_state(server)["requests"] == warm_up + 3
-    recorded = [json.loads(line) for line in recording.read_text().splitlines()]
+        recorded = recorded_lines(recording, warm_up + 3)
     assert [line["input_length"] for line in recorded][warm_up:] == [200, 150, 200]

@@ -113,12 +113,12 @@ def equal_to_a_flushed_server(
 
 
 @needs_room
-@pytest.mark.parametrize("write_policy", ["write_through", "write_back"])
-def test_what_the_host_has_room_for_comes_back(write_policy):
+@pytest.mark.xdist_group("memory")
+def test_what_the_host_has_room_for_comes_back():
     arguments = (
         *("--mamba-radix-cache-strategy", "extra_buffer", *POLICY_3),
         *("--chunked-prefill-size", "128", "--enable-hierarchical-cache"),
-        *("--hicache-ratio", "10", "--hicache-write-policy", write_policy),
+        *("--hicache-ratio", "10", "--hicache-write-policy", "write_through"),
     )
     with launch_server(tiny_model(dtype="float32"), *TIGHT_POOLS, *arguments) as server:
         old_prompts_of_a_long_fill_hit(server)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 import pytest
-from server_harness import Server, launch_server, tiny_model
+from server_harness import Server, launch_server, recorded_lines, tiny_model
 from test_server_marconi import MARCONI, TIGHT_POOLS, conversations, marconi_state, outputs
 
 TURNS, TOKENS = 5, 8
@@ -32,7 +31,6 @@ def test_every_turn_counts_and_answers_are_those_of_whole_prompts(tmp_path: Path
     others = conversations(seed=9, count=6, turns=TURNS)
     with launch_server(tiny_model("qwen3-next", "float32"), *TIGHT_POOLS, *arguments) as server:
         before = marconi_state(server)
-        lines = len(recording.read_text().splitlines())
         histories: dict[str, list[int]] = {name: [] for name in sessions}
         asked: list[tuple[list[int], list[int]]] = []
         for name in sessions:
@@ -66,7 +64,9 @@ def test_every_turn_counts_and_answers_are_those_of_whole_prompts(tmp_path: Path
             assert outputs(server, [prompt], TOKENS) == ([answer], 0)
         server.flush_cache()
         assert marconi_state(server)["errors"] == 0 and "leak" not in server.log().lower()
-    recorded = [json.loads(line) for line in recording.read_text().splitlines()][lines:]
+        # After those of the server's own warm-up.
+        warm_up = before["requests"]
+        recorded = recorded_lines(recording, warm_up + 3 + len(others))[warm_up:]
     # Of a session the first turn: the others look nothing up in the tree.
     first_turns = [len(turns[0]) for turns in sessions.values()]
     assert [line["input_length"] for line in recorded[:3]] == first_turns
