@@ -80,7 +80,10 @@ class Launch:
 
 
 _MTP = "EAGLE or NEXTN 3/1/4"
-_KIMI = "Kimi's layers (Qwen3-Next's instead)"
+_K3 = "K3's gate and latent experts (Kimi-Linear's instead)"
+_K3_IN_REPLICAS = (
+    "Kimi's layers (Qwen3-Next's instead: SGLang's Kimi-Linear does not run with DP attention)"
+)
 _DECODE = "--disaggregation-mode is 'decode'"
 
 LAUNCHES: tuple[Launch, ...] = (
@@ -206,19 +209,19 @@ LAUNCHES: tuple[Launch, ...] = (
         "qwen3-next",
         (*DP_ATTENTION, *LAZY, *BF16),
         (FP8_KV, "expert parallelism"),
-        stand_in=_KIMI,
+        stand_in=_K3_IN_REPLICAS,
     ),
     Launch(
         16,
         "Kimi-K3, 60 pods",
         "HiCache ratio 6 write_back, behind a KV router",
-        "qwen3-next",
+        "kimi-linear",
         (
             *(*EXTRA, "--enable-hierarchical-cache", "--hicache-ratio", "6"),
             *("--hicache-write-policy", "write_back"),
         ),
         (ROUTER,),
-        stand_in=_KIMI,
+        stand_in=_K3,
     ),
     Launch(
         17,
@@ -256,7 +259,7 @@ LAUNCHES: tuple[Launch, ...] = (
     ),
 )
 
-#: Modes that no row has, and that operators are advised to try.
+#: Modes that no row has and that operators are advised to try, and a model that none has.
 MODES: tuple[Launch, ...] = (
     Launch(
         21,
@@ -276,6 +279,7 @@ MODES: tuple[Launch, ...] = (
             *("--mamba-max-states-per-path", "1"),
         ),
     ),
+    Launch(24, "Kimi-Linear-48B-A3B-Instruct", "no flags", "kimi-linear", ()),
 )
 ALL = (*LAUNCHES, *MODES)
 

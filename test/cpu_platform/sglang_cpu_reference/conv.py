@@ -148,7 +148,7 @@ def _verify(
     return mixed, windows[:, 1:]
 
 
-def of_short_convolutions(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def with_its_parameters(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """The function above of the same name, with the parameters of ``original``."""
     reference: dict[str, Callable[..., torch.Tensor]] = {
         "causal_conv1d_fn": causal_conv1d_fn,

@@ -7,6 +7,7 @@ decode step of a small model then spends most of its time in calls, not in arith
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Protocol
 
 import torch
@@ -59,6 +60,21 @@ def dense_experts(
     share = weights.new_zeros((x.shape[0], count), dtype=torch.float32)
     share.scatter_add_(1, experts.long(), weights.float())
     return torch.einsum("etd,te->td", each.float(), share).to(x.dtype)
+
+
+def scales_routes(original: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of Kimi-Linear's experts, whose router then applies their common factor.
+
+    A GPU's kernel applies it to what the experts return. SGLang's torch code does not, and most
+    models see to it themselves: this one does not.
+    """
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.topk.topk_config.apply_routed_scaling_factor_on_output = True
+
+    return __init__
 
 
 def _is_plain(layer: Layer, config: Any) -> bool:

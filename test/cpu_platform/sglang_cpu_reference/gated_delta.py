@@ -104,8 +104,7 @@ def chunked(
     a unit lower triangular system (I + A) U = diag(beta) (V - diag(exp G) K S_0^T). It is solved
     for all chunks at once as U = U_0 - W S_0^T; only S_0 then passes from chunk to chunk.
     """
-    chunk, heads = plan.size, v.shape[1]
-    group = heads // q.shape[1]
+    group = v.shape[1] // q.shape[1]
     # [NC, C, H, K] to [NC, H, 1, C, K]: a key head serves its whole group by broadcasting.
     qc = plan.split(q).transpose(1, 2).unsqueeze(2)
     kc = plan.split(k).transpose(1, 2).unsqueeze(2)
@@ -129,7 +128,29 @@ def chunked(
     carried = (left * kc).flatten(1, 2)
     fade = decay[..., -1].exp().flatten(1, 2)[..., None, None]
 
-    values = values.flatten(1, 2).contiguous()
+    return scan(
+        values.flatten(1, 2).contiguous(), probes, mixing.flatten(1, 2), carried, fade, state, plan,
+        out,
+    )  # fmt: skip
+
+
+def scan(
+    values: torch.Tensor,
+    probes: torch.Tensor,
+    mixing: torch.Tensor,
+    carried: torch.Tensor,
+    fade: torch.Tensor,
+    state: torch.Tensor,
+    plan: ChunkPlan,
+    out: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pass states from chunk to chunk; fill ``out``, return last states and those before each.
+
+    values [NC, HV, C, V]: U_0, overwritten; probes [NC, HV, 2C, K]: W over the queries, faded to
+    their tokens; mixing [NC, HV, C, C]: what each token reads of U; carried [NC, HV, C, K]: the
+    keys, faded to the chunk's end; fade: of S_0 over a chunk, as it multiplies [NC, HV, V, K].
+    """
+    chunk = plan.size
     outputs = torch.empty_like(values)
     before = torch.empty((plan.total, *state.shape[1:]), dtype=torch.float32)
     order = torch.tensor(plan.longest_first, dtype=torch.long)
@@ -144,7 +165,7 @@ def chunked(
         outputs[where] = seen[..., chunk:, :]
         running[:count] = current * fade[where] + written.transpose(-1, -2) @ carried[where]
     last[order] = running
-    outputs += mixing.flatten(1, 2) @ values
+    outputs += mixing @ values
     plan.join_into(outputs.transpose(1, 2), out)
     return last, before
 

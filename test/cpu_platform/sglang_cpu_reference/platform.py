@@ -12,7 +12,7 @@ from typing import Any
 from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.interface import PlatformCapabilities
 
-from sglang_cpu_reference import SGLANG_VERSION, patching, threads, unified_memory
+from sglang_cpu_reference import SGLANG_VERSION, latent_attention, patching, threads, unified_memory
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
         from sglang_cpu_reference.replacements import REPLACEMENTS
 
         patching.apply(REPLACEMENTS)
+        latent_attention.register()
         threads.settle(get_device().gpu_id)
         logger.info("CPU reference kernels are in place (%d names)", len(REPLACEMENTS))
 

@@ -8,6 +8,7 @@ from sglang_cpu_reference import (
     draft_attention,
     experts,
     host_tier,
+    kimi_delta,
     layers,
     ssd,
     state_copy,
@@ -18,6 +19,7 @@ from sglang_cpu_reference.patching import Replacement
 _KERNELS = "sglang.kernels.ops"
 _LAYERS = "sglang.srt.layers"
 _HOST_POOLS = "sglang.srt.mem_cache.pool_host"
+_KDA = f"{_LAYERS}.attention.linear.kernels.kda_triton"
 _MIXER = f"{_LAYERS}.attention.mamba.mamba"
 _TORCH_BACKEND = f"{_LAYERS}.attention.torch_native_backend:TorchNativeAttnBackend"
 
@@ -58,6 +60,13 @@ REPLACEMENTS = (
         f"{_KERNELS}.mamba.triton_ops.ssu_dispatch:TritonSSUBackend.__call__",
         ssd.selective_state_update,
     ),
+    Replacement(f"{_KDA}:chunk_kda", kimi_delta.chunk_kda, fills_gap=True),
+    Replacement(f"{_KDA}:fused_sigmoid_gating_delta_rule_update", kimi_delta.step, fills_gap=True),
+    Replacement(
+        f"{_KERNELS}.mamba.causal_conv1d_triton:causal_conv1d_fn",
+        conv.with_its_parameters,
+        wraps=True,
+    ),
     Replacement(f"{_MIXER}:causal_conv1d_fn", conv.causal_conv1d_fn, fills_gap=True),
     Replacement(f"{_MIXER}:causal_conv1d_update", conv.causal_conv1d_update, fills_gap=True),
     Replacement(f"{_MIXER}:causal_conv1d_fn_triton", conv.causal_conv1d_fn, fills_gap=True),
@@ -65,7 +74,7 @@ REPLACEMENTS = (
     *(
         Replacement(
             f"{_LAYERS}.attention.mamba.causal_conv1d:{name}",
-            conv.of_short_convolutions,
+            conv.with_its_parameters,
             wraps=True,
         )
         for name in ("causal_conv1d_fn", "causal_conv1d_update")
@@ -74,6 +83,9 @@ REPLACEMENTS = (
         f"{_LAYERS}.moe.fused_moe_native:moe_forward_native",
         experts.moe_forward_native,
         wraps=True,
+    ),
+    Replacement(
+        "sglang.srt.models.kimi_linear:KimiMoE.__init__", experts.scales_routes, wraps=True
     ),
     Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_extend", attention.extend),
     Replacement(f"{_TORCH_BACKEND}._run_sdpa_forward_decode", attention.decode),
@@ -101,7 +113,7 @@ REPLACEMENTS = (
     ),
     *(
         Replacement(f"{_HOST_POOLS}.{module}:{name}", by, fills_gap=True)
-        for module in ("mha", "mamba")
+        for module in ("mha", "mla", "mamba")
         for name, by in (
             ("transfer_kv_per_layer_direct_pf_lf", host_tier.load_layer),
             ("transfer_kv_all_layer_direct_lf_pf", host_tier.back_up_all_layers),

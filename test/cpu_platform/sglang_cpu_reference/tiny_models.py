@@ -238,6 +238,49 @@ def make_granite_hybrid() -> Any:
     )
 
 
+#: Layers of `kimi-linear` as its published configs count them, from one.
+KIMI_LAYERS = {"kda_layers": [1, 2, 4], "full_attn_layers": [3]}
+KIMI_DELTA = {"num_heads": 4, "head_dim": 32, "short_conv_kernel_size": 4}
+
+
+def make_kimi_linear() -> Any:
+    """Three layers of Kimi delta attention and one of latent attention; dense, then experts."""
+    from transformers import KimiLinearConfig, KimiLinearForCausalLM
+
+    network = KimiLinearForCausalLM(
+        KimiLinearConfig(
+            vocab_size=PADDED_VOCABULARY,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            # All of different width: a mistaken part of the latent cannot pass unnoticed.
+            kv_lora_rank=40,
+            qk_nope_head_dim=32,
+            qk_rope_head_dim=16,
+            v_head_dim=24,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=64,
+            n_shared_experts=1,
+            # SGLang norms the outputs of delta attention with it, whatever it is here.
+            rms_norm_eps=1e-5,
+            linear_attn_config=KIMI_LAYERS | KIMI_DELTA,
+            first_k_dense_replace=1,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=PAD_ID,
+            bos_token_id=START_ID,
+            eos_token_id=END_ID,
+        )
+    )
+    for layer in network.model.layers[1:]:
+        # Zero in a new model: which experts it chooses would be left unseen.
+        torch.nn.init.uniform_(layer.mlp.gate.e_score_correction_bias, -0.2, 0.2)
+    return network
+
+
 # What SGLang's own config classes read and transformers 5 does not write.
 EXTRA_CONFIG: dict[str, dict[str, Any]] = {
     "qwen3-next": {"full_attention_interval": 4},
@@ -246,12 +289,20 @@ EXTRA_CONFIG: dict[str, dict[str, Any]] = {
     "qwen3.5-mtp": {"full_attention_interval": 2},
     "lfm2": {},
     "granite-hybrid": {},
+    "kimi-linear": {
+        "linear_attn_config": KIMI_LAYERS | KIMI_DELTA,
+        "first_k_dense_replace": 1,
+        "mla_use_nope": True,
+        "max_position_embeddings": CONTEXT,
+    },
     "nemotron-h": {
         "hybrid_override_pattern": NEMOTRON_LAYERS,
         "layers_block_type": None,
         "mamba_n_groups": 2,
     },
 }
+#: What transformers writes of a model under another name than published checkpoints, and theirs.
+RENAMED = {"kimi-linear": ("layers.0.block_sparse_moe.", "layers.0.mlp.")}
 #: The one with a head that drafts (`--speculative-algorithm NEXTN`).
 WITH_DRAFTS = "qwen3.5-mtp"
 #: How much of what a token leads to its embedding decides: about half of all choices are such that
@@ -267,6 +318,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3.5-mtp": make_qwen3_5,
     "lfm2": make_lfm2,
     "granite-hybrid": make_granite_hybrid,
+    "kimi-linear": make_kimi_linear,
 }
 
 
@@ -277,7 +329,7 @@ def write_model(directory: Path, model: str, dtype: str) -> None:
     spread_weights(network)
     head = drafting_head(network) if model == WITH_DRAFTS else {}
     network.save_pretrained(directory)
-    add_weights(directory, head)
+    change_weights(directory, head, RENAMED.get(model))
     make_tokenizer().save_pretrained(directory)
     path = directory / "config.json"
     config = json.loads(path.read_text()) | EXTRA_CONFIG[model]
@@ -324,13 +376,19 @@ def drafting_head(network: Any) -> dict[str, torch.Tensor]:
     return {f"mtp.{name}": weight for name, weight in head.items()}
 
 
-def add_weights(directory: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Put weights that transformers does not know into a model that it wrote."""
+def change_weights(
+    directory: Path, added: dict[str, torch.Tensor], renamed: tuple[str, str] | None
+) -> None:
+    """Put weights that transformers does not know into a model that it wrote, and rename others."""
     from safetensors.torch import load_file, save_file
 
     path = directory / "model.safetensors"
-    if weights:
-        save_file({**load_file(path), **weights}, path, metadata={"format": "pt"})
+    if not (added or renamed):
+        return
+    weights = {**load_file(path), **added}
+    if renamed:
+        weights = {name.replace(*renamed): weight for name, weight in weights.items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,6 +26,7 @@ CASES = {
     "nemotron-h-no_buffer": ("nemotron-h", "no_buffer", ()),
     "lfm2-no_buffer": ("lfm2", "no_buffer", ()),
     "granite-hybrid-extra_buffer": ("granite-hybrid", "extra_buffer", ()),
+    "kimi-linear-extra_buffer": ("kimi-linear", "extra_buffer", ()),
     "qwen3.5-extra_buffer-pp2": ("qwen3.5", "extra_buffer", ("--pp-size", "2")),
 }
 
