@@ -183,7 +183,8 @@ def _server(launch: Launch, model: Path, policy: Sequence[str]) -> Iterator[tupl
     port = free_port()
     command = (
         *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)),
-        *("--host", "127.0.0.1", "--port", str(port), *POOLS, *launch.flags, *policy),
+        *("--host", "127.0.0.1", "--port", str(port), "--sleep-on-idle"),
+        *(*POOLS, *launch.flags, *policy),
     )
     with tempfile.TemporaryDirectory(prefix="marconi-matrix-") as folder:
         log = Path(folder) / "server.log"

@@ -140,6 +140,8 @@ def launch_server(
     command = (
         *launcher,
         *("--model-path", str(model), "--host", "127.0.0.1", "--port", str(port)),
+        # Else a server that waits would spin on a CPU that another one needs.
+        "--sleep-on-idle",
         *defaults,
         *arguments,
     )
