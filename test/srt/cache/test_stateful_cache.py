@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 )
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
-from sglang.srt.mem_cache.marconi.eviction.policy import orders_shared_memory
+from sglang.srt.mem_cache.marconi.eviction.policy import HintObserver, orders_shared_memory
+from sglang.srt.mem_cache.marconi.hints import Hint
 from tree_harness import (
     FULL,
     MAMBA,
@@ -78,6 +79,12 @@ class CacheLife(RuleBasedStateMachine):
         for _ in range(2):
             self.harness.cache.note_queue(requests, matched=matched)
         assert self.harness.cache.stats.errors == 0
+
+    @rule(tokens=TOKENS, hint=st.sampled_from(list(Hint)))
+    def request_says_what_follows(self, tokens: list[int], hint: Hint) -> None:
+        policy = self.harness.cache.policy
+        if isinstance(policy, HintObserver):
+            policy.on_hint(self.harness.look(tokens).best_match_node, hint)
 
     @rule(tokens=TOKENS)
     def aborted_request(self, tokens: list[int]) -> None:

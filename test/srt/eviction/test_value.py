@@ -31,6 +31,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
 )
 from sglang.srt.mem_cache.marconi.eviction.value.policy import ValuePolicy
 from sglang.srt.mem_cache.marconi.eviction.value.queues import _first_since
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 
@@ -240,7 +241,7 @@ def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["insert", "hit", "change", "lock", "drop", "remove", "evict", "wait", "queue"]
+            ["insert", "hit", "change", "lock", "drop", "remove", "evict", "wait", "queue", "hint"]
         ),
         st.integers(0, 12),
         st.integers(0, 40),
@@ -286,6 +287,8 @@ def test_victims_are_those_of_a_scan(events):
         elif kind == "queue":
             queue = [(id + step) % 13 if step % 3 else None for step in range(number % 9)]
             policy.on_queue(queue, now)
+        elif kind == "hint":
+            policy.on_hint(id, list(Hint)[number % len(Hint)])
         policy._check()
         for pool in Pool:
             able = [p for p in cached.values() if p.may_leave(pool)]
@@ -379,11 +382,11 @@ class CountedOdds(ReuseOdds):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: dict[tuple[str, PrefixClass, int], int] = {}
+        self.notes: dict[tuple[str, PrefixClass, int], int] = {}
 
     def _note(self, what: str, kind: PrefixClass, level: int, count: int = 1) -> None:
         key = (what, kind, level)
-        self.told[key] = self.told.get(key, 0) + count
+        self.notes[key] = self.notes.get(key, 0) + count
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         self._note("reached", kind, level)
@@ -397,12 +400,17 @@ class CountedOdds(ReuseOdds):
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
         self._note("lost", kind, level)
 
+    def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None:
+        self._note(f"told {hint}", kind, level)
+
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["begin", "use", "lose", "wait"]), st.integers(0, 9), st.integers(0, 99)
+            st.sampled_from(["begin", "use", "lose", "tell", "wait"]),
+            st.integers(0, 9),
+            st.integers(0, 99),
         ),
         max_size=80,
     )
@@ -437,7 +445,12 @@ def test_cohorts_tell_what_each_life_alone_would(events):
             report = twin.used if what == "use" else twin.lost_sight
             report(kind, level_at(stamp, now))
             (lives.use if what == "use" else lives.lose)(watched.pop(id))
-        assert odds.told == twin.told
+        elif what == "tell" and id in watched:
+            (kind, stamp), hint = followed[id], [None, *Hint][number % 7]
+            twin.told(kind, level_at(stamp, now), hint)
+            followed[id] = prefix_class(kind.role, kind.uses, kind.turns, hint), stamp
+            lives.tell(watched[id], hint)
+        assert odds.notes == twin.notes
     assert sum(sum(cohort.values()) for cohort in lives._alive.values()) == len(watched)
 
 

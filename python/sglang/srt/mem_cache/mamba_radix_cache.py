@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
+from sglang.srt.mem_cache.mamba_radix.client_hints import ClientHints
 from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
 from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk, SingleVictim, session_test
 from sglang.srt.mem_cache.mamba_radix.shared_memory import SharedMemory
@@ -47,6 +48,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self.admission: MambaRadixAdmission | None = None
         self._shared = SharedMemory(self)
         self._waiting = WaitingRequests(self)
+        self._client_hints = ClientHints(self)
         self._was_short = False
         self.serves_probe = False
         self.open_accounts(setup, at_rest="path_cap")
@@ -122,6 +124,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def forget_tree(self) -> None:
         super().forget_tree()
+        self._client_hints.clear()
         if self.admission is not None:
             self.report(self.admission.given.clear)
         if self.tuning is not None:
@@ -293,10 +296,19 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def release_session(self, session_id: str) -> None:
         super().release_session(session_id)
+        try:
+            self._client_hints.closed(session_id)
+        except Exception as error:
+            self.count_error("taking a hint", error)
         if self.tuning is not None:
             self.tuning.session_closed(session_id)
 
     def on_release(self, req: Any, *, checkpointed: bool) -> None:
         super().on_release(req, checkpointed=checkpointed)
+        hint = None
+        try:
+            hint = self._client_hints.ended(req)
+        except Exception as error:
+            self.count_error("taking a hint", error)
         if self.tuning is not None:
-            self.tuning.released(req)
+            self.tuning.released(req, hint)

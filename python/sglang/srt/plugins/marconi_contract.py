@@ -161,6 +161,14 @@ sglang.srt.mem_cache.base_prefix_cache.MatchResult
 sglang.srt.mem_cache.base_prefix_cache.TreeLock
     read node
 
+# mem_cache/mamba_radix/client_hints.py: nobody can say what follows a request
+sglang.srt.managers.schedule_batch.FINISH_ABORT
+    read
+sglang.srt.managers.schedule_batch.Req
+    read finished_reason, last_node, sampling_params
+sglang.srt.sampling.sampling_params.SamplingParams
+    read custom_params
+
 # mem_cache/mamba_radix/tuning.py: a session's turns are taken for requests that end
 sglang.srt.session.session_controller.Session
     read session_id, streaming

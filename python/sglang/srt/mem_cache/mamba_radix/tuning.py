@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from sglang.srt.mem_cache.marconi.tree import namespace_of
 from sglang.srt.mem_cache.marconi.tuning import wire
@@ -74,11 +75,15 @@ class MambaRadixTuning:
             except Exception as error:
                 self._on_error("counting a request for the tuner", error)
 
-    def released(self, req: Any) -> None:
-        """A request gave its memory back, finished or not."""
+    def released(self, req: Any, hint: Hint | None = None) -> None:
+        """A request gave its memory back, finished or not.
+
+        Args:
+            hint: what was said of what follows.
+        """
         if self._tuner is not None:
             try:
-                self._release(req)
+                self._release(req, hint)
             except Exception as error:
                 self._on_error("telling the tuner of a request's end", error)
 
@@ -122,7 +127,7 @@ class MambaRadixTuning:
         self._tuner.send(wire.began(self._next_run, len(req.origin_input_ids), hashes.tobytes()))
         self._next_run += 1
 
-    def _release(self, req: Any) -> None:
+    def _release(self, req: Any, hint: Hint | None) -> None:
         followed = self._followed.pop(_run_of(req), None)
         if followed is None:
             return
@@ -133,7 +138,7 @@ class MambaRadixTuning:
                 followed.blocks * self._hasher.block_tokens : req.kv.kv_committed_len
             ]
             generated = self._hasher.extend(followed.chain, followed.blocks, tokens).tobytes()
-        self._tuner.send(wire.ended(followed.run_id, generated, len(req.output_ids)))
+        self._tuner.send(wire.ended(followed.run_id, generated, len(req.output_ids), hint))
 
 
 def _run_of(req: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 
 
@@ -19,11 +20,13 @@ class HashedRequest:
         prompt_tokens: length of its prompt.
         prompt: hashes of the prompt's whole blocks.
         generated: hashes of the blocks filled beyond them.
+        hint: what was said of what follows.
     """
 
     prompt_tokens: int
     prompt: array[int]
     generated: array[int]
+    hint: Hint | None = None
 
 
 def read_recording(path: Path, report: Callable[[str], None]) -> tuple[list[HashedRequest], int]:
@@ -63,7 +66,9 @@ def _lines(path: Path, report: Callable[[str], None]) -> Iterator[tuple[HashedRe
                 tokens, size = int(record["input_length"]), int(record["block_tokens"])
                 if size < 1 or tokens // size != len(prompt):
                     raise ValueError(f"{tokens} tokens do not fill {len(prompt)} blocks of {size}")
+                hint = Hint(record["hint"]) if "hint" in record else None
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 report(f"{path}:{number}: left out, it is no request: {error!r}")
                 continue
-            yield HashedRequest(tokens, hashes[: len(prompt)], hashes[len(prompt) :]), size
+            request = HashedRequest(tokens, hashes[: len(prompt)], hashes[len(prompt) :], hint)
+            yield request, size

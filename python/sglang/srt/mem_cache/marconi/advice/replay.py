@@ -196,7 +196,7 @@ def shares(
     hits = tokens = 0
     for id, request in enumerate(requests):
         hit = cache.begin(id, request.prompt, request.prompt_tokens) * cache.shape.block_tokens
-        cache.end(id, request.generated)
+        cache.end(id, request.generated, request.hint)
         done += cost.flops(0, hit)
         needed += cost.flops(0, request.prompt_tokens)
         hits += hit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
 #: Changed prefixes that an adapter reports when a request lets go of its path.
@@ -65,6 +66,17 @@ class QueueObserver(Protocol):
         Args:
             queue: ids of prefixes; unknown ones and ``None`` stand for requests that would resume
                 at no state. Whoever is not in it waits no longer.
+        """
+
+
+@runtime_checkable
+class HintObserver(Protocol):
+    """A policy that learns what it means when clients say what follows."""
+
+    def on_hint(self, id: int, hint: Hint) -> None:
+        """The request that left prefix ``id`` as its tail, and let go of it, said so.
+
+        The prefix may have yet to be reported; unknown ids are ignored.
         """
 
 

@@ -54,6 +54,8 @@ class PrometheusExporter:
             self._show(("victims", pool, kind), count)
         for reason, tokens in stats.lost_tokens.items():
             self._show(("lost_tokens", reason), tokens)
+        for said, count in stats.hints.items():
+            self._show(("hints", said), count)
         for pool, count in stats.fallbacks.items():
             self._show(("lru_fallbacks", pool), count)
 
@@ -84,6 +86,7 @@ _METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "prefill_cuts": ("Prefill forwards that judicious admission ended at a branch point.", ()),
     "evicted_flops": ("FLOPs of recomputing what evictions gave up.", ()),
     "lost_tokens": ("Prompt tokens seen before and prefilled again, by reason.", ("reason",)),
+    "hints": ("Requests and sessions of which it was said what follows, by what.", ("hint",)),
     "lru_fallbacks": ("Decisions left to LRU because scoring failed.", ("pool",)),
     "errors": ("Errors in keeping the cache's counters or its view of the tree.", ()),
     "view_rebuilds": ("Times that the view was built anew after a lost event of the tree.", ()),

@@ -137,7 +137,8 @@ class MarconiStats:
     both evicted the same. ``states_taken_back`` counts states that judicious admission did not
     leave in the tree, which are no victims, and ``prefill_cuts`` the forwards that it ended at
     a branch point. ``adoptions`` counts changes of policy or weight; what it says of the tuner
-    only the rank that has it counts. ``eff_weight`` is the weight in force, 0 under LRU.
+    only the rank that has it counts. ``eff_weight`` is the weight in force, 0 under LRU. Keys of
+    ``hints`` are what was said of what follows a request, and "malformed".
     """
 
     cost: CostModel
@@ -157,6 +158,7 @@ class MarconiStats:
     adoptions: int = 0
     eff_weight: float = 0.0
     lost_tokens: Counter[str] = field(default_factory=Counter)
+    hints: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     _victims: _Victims = field(init=False)
 
@@ -247,6 +249,7 @@ class MarconiStats:
                 reason: self.lost_tokens[reason]
                 for reason in ("state_evicted", "kv_evicted", "never_admitted")
             },
+            "hints": {said: count for said, count in sorted(self.hints.items()) if count},
             "fallbacks_to_lru": dict(sorted(self.fallbacks.items())),
             "errors": self.errors,
             "view_rebuilds": self.view_rebuilds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
 
 
@@ -19,11 +20,16 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request left: finished, with the blocks filled beyond its prompt's, or (``None``) not."""
+    """A request left: finished, with the blocks filled beyond its prompt's, or (``None``) not.
+
+    Attributes:
+        hint: what was said of what follows.
+    """
 
     run_id: int
     generated: array[int] | None
     output_tokens: int = 0
+    hint: Hint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ def serve(cache: ShadowCache, event: Event) -> int:
     if isinstance(event, Began):
         return cache.begin(event.run_id, event.hashes, event.prompt_tokens)
     if isinstance(event, Ended):
-        cache.end(event.run_id, event.generated)
+        cache.end(event.run_id, event.generated, event.hint)
     else:
         cache.flush()
     return 0

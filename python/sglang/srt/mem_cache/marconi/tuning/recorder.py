@@ -2,7 +2,8 @@
 
 The lines are those of the trace lab's format ``blocks``: ``timestamp`` (ms), ``input_length`` and
 ``output_length`` (tokens), ``hash_ids`` and ``output_hash_ids`` (one id a full block of
-``block_tokens`` tokens, equal where all before is equal too).
+``block_tokens`` tokens, equal where all before is equal too); where something was said of what
+follows, ``hint``.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Recorder:
                 record = self._held[event.run_id]
                 record["output_length"] = event.output_tokens
                 record["output_hash_ids"] = [block >> _ID_SHIFT for block in event.generated]
+                if event.hint is not None:
+                    record["hint"] = event.hint.value
                 self._ended.add(event.run_id)
         self._write()
 

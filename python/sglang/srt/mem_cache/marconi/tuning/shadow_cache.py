@@ -19,6 +19,7 @@ from sglang.srt.mem_cache.marconi.admission.rules import (
     lies_at,
 )
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy, ReturnObserver
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
@@ -184,11 +185,14 @@ class ShadowCache:
         """It was admitted, and did not end."""
         return run_id in self._runs
 
-    def end(self, run_id: int, generated: array[int] | None) -> None:
+    def end(self, run_id: int, generated: array[int] | None, hint: Hint | None = None) -> None:
         """A request finished, having filled the blocks of ``generated`` beyond its prompt's.
 
         ``None``: it was taken back, and leaves nothing more in the tree. Unknown ids are requests
         that were dropped, or that ran before the stream began.
+
+        Args:
+            hint: what was said of what follows.
         """
         run = self._runs.pop(run_id, None)
         if run is None:
@@ -205,6 +209,8 @@ class ShadowCache:
             except _OutOfMemory:
                 pass
         self._release(run)
+        if hint is not None:
+            self.tree.hinted(run.node, hint)
 
     def flush(self) -> None:
         """Empty the cache; requests that still run leave nothing behind."""

@@ -7,7 +7,12 @@ from array import array
 from collections import OrderedDict
 
 from sglang.srt.mem_cache.marconi.admission.given_states import GivenStates
-from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy, LookObserver
+from sglang.srt.mem_cache.marconi.eviction.policy import (
+    EvictionPolicy,
+    HintObserver,
+    LookObserver,
+)
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode, shared_depth
 from sglang.srt.mem_cache.marconi.tuning.shadow_view import ShadowView
@@ -131,6 +136,11 @@ class ShadowTree:
             self._given.created(node.id)
         self._touch_path(node)
         return node, fresh, blocks - depth
+
+    def hinted(self, node: ShadowNode, hint: Hint) -> None:
+        """The request that left ``node`` as its tail, and let go of it, said so."""
+        if isinstance(self.policy, HintObserver):
+            self.policy.on_hint(node.id, hint)
 
     # -- locks
 

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Event, Flushed
 from sglang.srt.mem_cache.marconi.tuning.retrospect import Trial, Verdict
 from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice
 
-_HEAD = struct.Struct("<BQII")
+_HEAD = struct.Struct("<BBQII")
+#: What a byte says of what follows a request.
+_HINTS = (None, *Hint)
 _SETUP, _BEGAN, _ENDED, _TAKEN_BACK, _FLUSHED, _LOOK_BACK = range(6)
 
 
@@ -27,27 +30,30 @@ class LookBack:
 
 def setup(pickled: bytes) -> bytes:
     """The first frame: what the process needs to know, pickled."""
-    return _HEAD.pack(_SETUP, 0, 0, len(pickled)) + pickled
+    return _HEAD.pack(_SETUP, 0, 0, 0, len(pickled)) + pickled
 
 
 def began(run_id: int, prompt_tokens: int, hashes: bytes) -> bytes:
     """A :class:`Began`; hashes are 8 bytes each, of this machine's byte order."""
-    return _HEAD.pack(_BEGAN, run_id, prompt_tokens, len(hashes)) + hashes
+    return _HEAD.pack(_BEGAN, 0, run_id, prompt_tokens, len(hashes)) + hashes
 
 
-def ended(run_id: int, generated: bytes | None, output_tokens: int = 0) -> bytes:
+def ended(
+    run_id: int, generated: bytes | None, output_tokens: int = 0, hint: Hint | None = None
+) -> bytes:
     """An :class:`Ended`."""
     if generated is None:
-        return _HEAD.pack(_TAKEN_BACK, run_id, 0, 0)
-    return _HEAD.pack(_ENDED, run_id, output_tokens, len(generated)) + generated
+        return _HEAD.pack(_TAKEN_BACK, 0, run_id, 0, 0)
+    said = _HINTS.index(hint)
+    return _HEAD.pack(_ENDED, said, run_id, output_tokens, len(generated)) + generated
 
 
 def flushed() -> bytes:
-    return _HEAD.pack(_FLUSHED, 0, 0, 0)
+    return _HEAD.pack(_FLUSHED, 0, 0, 0, 0)
 
 
 def look_back(window: int) -> bytes:
-    return _HEAD.pack(_LOOK_BACK, window, 0, 0)
+    return _HEAD.pack(_LOOK_BACK, 0, window, 0, 0)
 
 
 def read_setup(stream: BinaryIO) -> bytes:
@@ -57,7 +63,7 @@ def read_setup(stream: BinaryIO) -> bytes:
         EOFError: the stream ended.
         ValueError: it is another frame.
     """
-    kind, _, _, size = _HEAD.unpack(_exactly(stream, _HEAD.size))
+    kind, _, _, _, size = _HEAD.unpack(_exactly(stream, _HEAD.size))
     if kind != _SETUP:
         raise ValueError(f"the first frame is of kind {kind}, not {_SETUP}")
     return _exactly(stream, size)
@@ -67,14 +73,14 @@ def read_events(stream: BinaryIO) -> Iterator[Event | LookBack]:
     """All further frames, until the stream ends."""
     while True:
         try:
-            kind, number, tokens, size = _HEAD.unpack(_exactly(stream, _HEAD.size))
+            kind, said, number, tokens, size = _HEAD.unpack(_exactly(stream, _HEAD.size))
             body = array("Q", _exactly(stream, size))
         except EOFError:
             return
         if kind == _BEGAN:
             yield Began(number, tokens, body)
         elif kind == _ENDED:
-            yield Ended(number, body, tokens)
+            yield Ended(number, body, tokens, _HINTS[said])
         elif kind == _TAKEN_BACK:
             yield Ended(number, None)
         elif kind == _FLUSHED:

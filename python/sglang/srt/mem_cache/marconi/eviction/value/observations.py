@@ -13,6 +13,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     level_of_cohorts,
     prefix_class,
 )
+from sglang.srt.mem_cache.marconi.hints import Hint
 
 #: A cohort that is so many cohorts old has just outgrown level 0, 1, 2, …
 _DISTANCES = tuple(1 << level for level in range(LEVELS - 1))
@@ -50,14 +51,34 @@ class Observations:
         self._cohort = 0
 
     def begin(
-        self, id: int, role: Role, stamp: int, *, uses: int = 0, turns: int = 0
+        self,
+        id: int,
+        role: Role,
+        stamp: int,
+        *,
+        uses: int = 0,
+        turns: int = 0,
+        hint: Hint | None = None,
     ) -> Observation:
-        """Watch a prefix from now on, at the age that it has."""
-        watched = Observation(id, prefix_class(role, uses, turns), stamp, uses, turns)
+        """Watch a prefix from now on, at the age that it has.
+
+        Args:
+            hint: what was said of it before.
+        """
+        watched = Observation(id, prefix_class(role, uses, turns, hint), stamp, uses, turns)
         cohort = self._alive.setdefault(stamp // COHORT_TICKS, {})
         cohort[watched.kind] = cohort.get(watched.kind, 0) + 1
         self._odds.reached(watched.kind, self._level(watched))
         return watched
+
+    def tell(self, watched: Observation, hint: Hint | None) -> None:
+        """Something is said of it, or no longer holds."""
+        kind = watched.kind
+        self._odds.told(kind, self._level(watched), hint)
+        self._stop(watched)
+        watched.kind = prefix_class(kind.role, kind.uses, kind.turns, hint)
+        cohort = self._alive.setdefault(watched.stamp // COHORT_TICKS, {})
+        cohort[watched.kind] = cohort.get(watched.kind, 0) + 1
 
     def use(self, watched: Observation) -> None:
         """A request resumed from it; it is watched no longer."""

@@ -6,14 +6,22 @@ it counts how many prefixes came to that age and how many of them were used ther
 from data that evictions cut off (Kaplan and Meier, "Nonparametric Estimation from Incomplete
 Observations", JASA 53, 1958). Where little was seen, a class is expected to be like its role, a
 role like all that are not superseded, and an age like all ages.
+
+All of this knows of no hint. What was hinted is put beside it: of the prefixes of a role of which
+the same was said, or nothing, how many were used, and how many were to be expected? Where the two
+differ by more than chance explains, what is expected is multiplied by their share; where not, the
+hint tells nothing, and all is as without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 from math import sqrt
+
+from sglang.srt.mem_cache.marconi.hints import Hint
 
 #: Ticks that ages are counted in; about one request.
 COHORT_TICKS = 4
@@ -44,24 +52,34 @@ class PrefixClass:
     Attributes:
         uses: requests that resumed at it; ``MOST_COUNTED`` stands for so many and more.
         turns: turns that its session took before it, as far as they were seen, counted likewise.
+        hint: what was said of what follows, since it was last used.
     """
 
     role: Role
     uses: int
     turns: int
+    hint: Hint | None = None
+
+    @property
+    def unhinted(self) -> PrefixClass:
+        """The class of the same prefixes if nothing had been said."""
+        return self if self.hint is None else prefix_class(self.role, self.uses, self.turns)
 
 
 _CLASSES = {
-    (role, uses, turns): PrefixClass(role, uses, turns)
+    (role, uses, turns, hint): PrefixClass(role, uses, turns, hint)
     for role in Role
     for uses in range(MOST_COUNTED + 1)
     for turns in range(MOST_COUNTED + 1)
+    for hint in (None, *Hint)
 }
 
 
-def prefix_class(role: Role, uses: int = 0, turns: int = 0) -> PrefixClass:
-    """The class of prefixes in this role and with this history."""
-    return _CLASSES[role, min(uses, MOST_COUNTED), min(turns, MOST_COUNTED)]
+def prefix_class(
+    role: Role, uses: int = 0, turns: int = 0, hint: Hint | None = None
+) -> PrefixClass:
+    """The class of prefixes in this role, with this history and this hint."""
+    return _CLASSES[role, min(uses, MOST_COUNTED), min(turns, MOST_COUNTED), hint]
 
 
 #: Before anything was seen: chance that a prefix that came to an age is used before it doubles.
@@ -70,12 +88,28 @@ PRIOR = 0.3
 #: A superseded prefix is used so much less often than others, unless the traffic shows otherwise:
 #: it goes before the rest.
 SUPERSEDED_SHARE = 0.01
+#: Nothing is certain.
+MOST_CHANCE = 0.999
 #: Observations at a level that an expectation weighs as much as.
 PRIOR_WEIGHT = 20.0
 #: Likewise, where a class is expected to be like its role: of the many classes each sees little.
 CLASS_PRIOR_WEIGHT = 100.0
 #: The evidence at a level is halved when it rests on so many prefixes.
 MEMORY = 1000
+#: What is said to be over is used so much less often than if nothing were said, at first; all else
+#: that is said changes nothing then.
+ENDED_SHARE = 0.01
+#: Expected uses that this weighs as much as. From three more on, as many uses as without the hint
+#: make it void: it is then within ``TELLING`` deviations of what they are by chance.
+ENDED_WEIGHT = 8.0
+#: Likewise of what is found at all levels, where one of them is expected to be like all.
+SHARE_WEIGHT = 2.0
+#: Standard deviations by which uses must differ from those expected, for a hint to tell anything.
+TELLING = 2.5
+#: Where fewer uses are expected, nothing can be found.
+FEWEST_USES = 0.01
+#: The evidence on a hint is halved, at a level, when so many uses were expected.
+HINT_MEMORY = 200.0
 
 
 def level_of_cohorts(age: int) -> int:
@@ -105,7 +139,45 @@ class _Counts:
 
     def chance(self, level: int, expected: float, weight: float = PRIOR_WEIGHT) -> float:
         used = self.used[level] + weight * expected
-        return min(used / (max(self.reached[level], 0.0) + weight), 0.999)
+        return min(used / (max(self.reached[level], 0.0) + weight), MOST_CHANCE)
+
+
+class _Found:
+    """Uses of what the same was said of, by level: those expected without that, and those found."""
+
+    __slots__ = ("expected", "first", "used")
+
+    def __init__(self, hint: Hint | None) -> None:
+        self.first = ENDED_SHARE if hint is not None and hint.ends else 1.0
+        self.expected = [0.0] * LEVELS
+        self.used = [0.0] * LEVELS
+
+    def expect(self, level: int, uses: float) -> None:
+        expected = self.expected[level] + uses
+        if expected >= HINT_MEMORY:
+            expected /= 2
+            self.used[level] /= 2
+        self.expected[level] = expected
+
+    def shares(self, common: Sequence[float]) -> list[float]:
+        """Found over expected at each level, where the two differ; elsewhere as at all together.
+
+        Args:
+            common: what all in the role found over what was expected of them.
+        """
+        expected = [max(uses, 0.0) * of for uses, of in zip(self.expected, common, strict=True)]
+        used = sum(self.used) + ENDED_WEIGHT * self.first
+        at_all = _share(used, sum(expected) + ENDED_WEIGHT, 1.0, weight=0.0)
+        return [_share(used, uses, at_all) for used, uses in zip(self.used, expected, strict=True)]
+
+
+def _share(used: float, expected: float, first: float, weight: float = SHARE_WEIGHT) -> float:
+    """Uses found over those expected, which are ``first`` times as many, if the two differ."""
+    likely = expected * first
+    # Of many that are used with a small chance each, the variance is the mean.
+    if likely < FEWEST_USES or (used - likely) ** 2 <= TELLING**2 * likely:
+        return first
+    return (used + weight * first) / (expected + weight)
 
 
 class ReuseOdds:
@@ -120,6 +192,10 @@ class ReuseOdds:
         self._roles = {role: _Counts() for role in Role}
         self._classes: dict[PrefixClass, tuple[_Counts, ...]] = {}
         self._rates: dict[PrefixClass, list[float]] = {}
+        # Before the first hint it is empty, and costs nothing.
+        self._found: dict[tuple[Role, Hint | None], _Found] = {}
+        self._chances: dict[PrefixClass, list[float]] = {}
+        self._telling: dict[tuple[Role, Hint | None], list[float]] = {}
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
@@ -131,23 +207,83 @@ class ReuseOdds:
 
     def used(self, kind: PrefixClass, level: int) -> None:
         """A request resumed from a prefix of this class at an age of ``level``."""
+        if self._found:
+            self._find(kind).used[level] += 1
+            kind = kind.unhinted
         for counts in self._of(kind):
             counts.used[level] += 1
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
         """A prefix stopped being observed at an age of ``level``: it was there half of the time."""
+        if self._found:
+            self._expect(kind, level, -0.5)
+            kind = kind.unhinted
         for counts in self._of(kind):
             counts.reached[level] -= 0.5
+
+    def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None:
+        """Something was said of a prefix of this class that came to ``level``."""
+        self._expect(kind, level, -1)
+        self._expect(prefix_class(kind.role, kind.uses, kind.turns, hint), level, 1)
 
     def renew(self) -> None:
         """Let all that was observed count."""
         self._rates.clear()
+        self._chances.clear()
+        self._telling.clear()
 
     def chance(self, kind: PrefixClass, level: int) -> float:
         """Probability that a prefix that came to ``level`` is used at an age of that level."""
-        return self._chance(kind, level, self._mean())
+        chance = self._chance(kind.unhinted, level, self._mean())
+        if not self._found:
+            return chance
+        return min(chance * self._shares_of(kind)[level], MOST_CHANCE)
+
+    def telling(self, kind: PrefixClass) -> PrefixClass:
+        """The class that has the same chances, until ``renew``, and no hint that tells nothing."""
+        if kind.hint is None:
+            return kind
+        return kind.unhinted if self._shares(kind) == self._shares(kind.unhinted) else kind
+
+    def _find(self, kind: PrefixClass) -> _Found:
+        found = self._found.get((kind.role, kind.hint))
+        if found is None:
+            found = self._found[kind.role, kind.hint] = _Found(kind.hint)
+        return found
+
+    def _shares(self, kind: PrefixClass) -> list[float]:
+        """Found over expected, by level, of a role and a hint; until ``renew``."""
+        shares = self._telling.get((kind.role, kind.hint))
+        if shares is None:
+            shares = self._telling[kind.role, kind.hint] = self._shares_of(kind)
+        return shares
+
+    def _shares_of(self, kind: PrefixClass) -> list[float]:
+        alike = [found for (role, _), found in self._found.items() if role is kind.role]
+        common = [
+            (sum(found.used[level] for found in alike) + SHARE_WEIGHT)
+            / (max(sum(found.expected[level] for found in alike), 0.0) + SHARE_WEIGHT)
+            for level in range(LEVELS)
+        ]
+        return self._find(kind).shares(common)
+
+    def _expect(self, kind: PrefixClass, level: int, count: float) -> None:
+        """So many prefixes of this class came to ``level``, some of which are to be used there."""
+        self._find(kind).expect(level, count * self._chances_of(kind.unhinted)[level])
+
+    def _chances_of(self, kind: PrefixClass) -> list[float]:
+        """By level, until ``renew``, if nothing was said."""
+        chances = self._chances.get(kind)
+        if chances is None:
+            mean = self._mean()
+            chances = [self._chance(kind, level, mean) for level in range(LEVELS)]
+            self._chances[kind] = chances
+        return chances
 
     def _come(self, kind: PrefixClass, level: int, count: int) -> None:
+        if self._found:
+            self._expect(kind, level, count)
+            kind = kind.unhinted
         for counts in self._classes.get(kind) or self._of(kind):
             reached = counts.reached[level] + count
             if reached >= MEMORY:
@@ -193,8 +329,13 @@ class ReuseOdds:
 
     def _rates_of(self, kind: PrefixClass) -> list[float]:
         """The rates at the ages at which levels begin, and at the end of the last."""
-        mean = self._mean()
-        chances = [self._chance(kind, level, mean) for level in range(LEVELS)]
+        chances = self._chances_of(kind.unhinted)
+        if self._found:
+            shares = self._shares(kind)
+            chances = [
+                min(chance * share, MOST_CHANCE)
+                for chance, share in zip(chances, shares, strict=True)
+            ]
         within = [_best_rate(chances, level) for level in range(LEVELS)]
         between = [sqrt(before * after) for before, after in pairwise(within)]
         return [within[0], *between, within[-1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
@@ -25,12 +25,15 @@ from sglang.srt.mem_cache.marconi.eviction.value.queues import (
     Candidate,
     ValueQueues,
 )
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
 EVICTED_A_PREFIX, FEWEST_EVICTED = 4, 1024
 #: Hits that may have yet to be counted, so that a decision after a long time meets few.
 MOST_HITS = 32
+#: Likewise of hints; they are taken in late so that those that tell nothing change nothing.
+MOST_HINTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Worth:
     """Why a prefix is worth keeping, or not.
 
     Attributes:
-        kind: its class: role, uses and turns.
+        kind: its class: role, uses, turns and hint.
         age: ticks since it was last used.
         chance: probability that it is used before its age doubles.
         rate: uses per tick that keeping it brings, at the horizon at which that pays best, or until
@@ -72,6 +75,9 @@ class ValuePolicy:
     Where requests wait, an adapter reports by :meth:`on_queue` what they would resume at. These
     prefixes will be used when their turn comes, so that the rate of those whose turn is near is
     high; a turn that is far off counts for less than room that is short now.
+
+    Where clients say what follows, an adapter reports it by :meth:`on_hint`. A hint counts until
+    the prefix is next used, and is worth what hints like it have proved to be worth.
 
     An event costs a few binary searches, and a decision a few heads of :class:`ValueQueues`: their
     number is bounded by classes, levels of age and magnitudes of cost, whatever the cache holds.
@@ -109,6 +115,7 @@ class ValuePolicy:
         self._expected = {pool: Expectations() for pool in self._queues}
         self._hits: deque[tuple[CachedPrefix, Role, int]] = deque()
         self._unplaced: dict[int, CachedPrefix] = {}
+        self._hints: OrderedDict[int, Hint] = OrderedDict()
         self._now = 0
         self._renewed = 0
 
@@ -124,6 +131,7 @@ class ValuePolicy:
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
         # If others wait for it too, the next pass says so.
         self._turns.end(prefix.id)
+        self._hints.pop(prefix.id, None)
         self._hits.append((prefix, role_of(prefix), now))
         if len(self._hits) > MOST_HITS:
             self._count_hit()
@@ -143,12 +151,15 @@ class ValuePolicy:
         elif watched.kind.role is not role or watched.stamp < prefix.last_access:
             del self._watched[prefix.id]
             self._observations.lose(watched)
-            self._watch(prefix, role, prefix.last_access, watched.uses, watched.turns)
+            # A state that was put there again is another request's, which may say otherwise.
+            hint = watched.kind.hint if watched.stamp == prefix.last_access else None
+            self._watch(prefix, role, prefix.last_access, watched.uses, watched.turns, hint)
         self._place(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
         self._count_hits()
         self._unplaced.pop(prefix.id, None)
+        self._hints.pop(prefix.id, None)
         for pool, queues in self._queues.items():
             queues.discard(prefix.id)
             self._expected[pool].discard(prefix.id)
@@ -175,10 +186,33 @@ class ValuePolicy:
         self._advance(now)
         gone, moved = self._turns.change(queue)
         for id in (*gone, *moved):
-            for pool, queues in self._queues.items():
-                known: Candidate | Expected | None = self._expected[pool].get(id) or queues.get(id)
+            for pool in self._queues:
+                known = self._entry(id, pool)
                 if known is not None:
                     self._put(known.prefix, pool, known.efficiency)
+
+    def on_hint(self, id: int, hint: Hint) -> None:
+        """The request that left prefix ``id`` as its tail said so; taken in when it is needed."""
+        self._hints[id] = hint
+        if len(self._hints) > MOST_HINTS:
+            self._take_hint()
+
+    def _take_hint(self) -> None:
+        """Take in the oldest hint; O(1), and a binary search for each prefix that it is about.
+
+        What others share is no tail of one session. That a session is over also holds of the
+        states above that lead to nothing else.
+        """
+        id, hint = self._hints.popitem(last=False)
+        watched, tail = self._watched.get(id), self._candidate(id)
+        if watched is None or watched.kind.role is Role.FORK or watched.uses > 1:
+            return
+        self._mark(watched, hint)
+        if hint.ends and tail is not None:
+            for above in self._lead_to(tail):
+                if above.uses > 1:
+                    break
+                self._mark(above, hint)
 
     # -- decisions
 
@@ -188,6 +222,8 @@ class ValuePolicy:
             return None
         if self._hits or self._unplaced:
             self._place_all()
+        while self._hints:
+            self._take_hint()
         # Most of the time an event has advanced it.
         if now - self._renewed >= FRESHNESS:
             self._advance(now)
@@ -204,14 +240,16 @@ class ValuePolicy:
         kind = prefix_class(role_of(prefix)) if watched is None else watched.kind
         age = self._now - (prefix.last_access if watched is None else watched.stamp)
         flops, freed = self._flops(prefix), self._bytes(prefix, pool)
-        rate = self.odds.rate(kind, age) if watched is not None else 0.0
-        expected = self._expected[Pool.KV if self.shared else pool].get(prefix.id)
-        if expected is not None:
-            rate = expected.rate
+        entry = self._entry(prefix.id, Pool.KV if self.shared else pool)
+        # A hint that began to tell since it was put there counts from its next change on.
+        placed = entry.queue.key[0] if isinstance(entry, Candidate) else kind
+        rate = self.odds.rate(placed, age) if watched is not None else 0.0
+        if isinstance(entry, Expected):
+            rate = entry.rate
         return Worth(
             kind=kind,
             age=age,
-            chance=self.odds.chance(kind, level_of(age)) if watched is not None else 0.0,
+            chance=self.odds.chance(placed, level_of(age)) if watched is not None else 0.0,
             rate=rate,
             flops=flops,
             bytes=freed,
@@ -246,6 +284,8 @@ class ValuePolicy:
         if watched is not None:
             self._observations.use(watched)
             self._watch(prefix, role, now, watched.uses + 1, watched.turns)
+            if watched.kind.hint is not None and watched.kind.hint.ends:
+                self._go_on(prefix)
         else:
             self._watch(prefix, role, now)
         # A change (the lock) mostly follows, and one place in the queues does for both.
@@ -258,12 +298,14 @@ class ValuePolicy:
         stamp: int,
         uses: int = 0,
         turns: int | None = None,
+        hint: Hint | None = None,
     ) -> None:
         """Begin to watch a prefix with a state, if it is not watched yet.
 
         Args:
             stamp: tick of its last use.
             turns: if they were counted before.
+            hint: what was said since then.
         """
         if prefix.id in self._watched:
             return
@@ -273,8 +315,50 @@ class ValuePolicy:
         if turns is None:
             turns = self._turns_before(prefix)
         self._watched[prefix.id] = self._observations.begin(
-            prefix.id, role, stamp, uses=uses, turns=turns
+            prefix.id, role, stamp, uses=uses, turns=turns, hint=hint
         )
+
+    def _mark(self, watched: Observation, hint: Hint | None) -> None:
+        """Watch a prefix as one of which this was said."""
+        if watched.kind.hint is hint:
+            return
+        before = self.odds.telling(watched.kind)
+        self._observations.tell(watched, hint)
+        if self.odds.telling(watched.kind) is before:
+            return
+        for pool in self._queues:
+            known = self._entry(watched.id, pool)
+            if known is not None:
+                self._put(known.prefix, pool, known.efficiency)
+
+    def _go_on(self, prefix: CachedPrefix) -> None:
+        """A session that was said to be over is not: nor is what leads to it."""
+        for above in self._lead_to(prefix):
+            if above.kind.hint is None or not above.kind.hint.ends:
+                break
+            self._mark(above, None)
+
+    def _lead_to(self, prefix: CachedPrefix | None) -> Iterator[Observation]:
+        """The states above a prefix that lead to nothing else, from the deepest up."""
+        while prefix is not None and prefix.reuse_id is not None:
+            above = self._watched.get(prefix.reuse_id)
+            is_shared = prefix.exclusive_from != prefix.reuse_from
+            if is_shared or above is None or above.kind.role is Role.FORK:
+                return
+            prefix = self._candidate(above.id)
+            yield above
+
+    def _entry(self, id: int, pool: Pool) -> Candidate | Expected | None:
+        """A prefix that a pool may evict, as it stands in one of its orders."""
+        return self._expected[pool].get(id) or self._queues[pool].get(id)
+
+    def _candidate(self, id: int) -> CachedPrefix | None:
+        """A prefix that some pool may evict."""
+        for pool in self._queues:
+            known = self._entry(id, pool)
+            if known is not None:
+                return known.prefix
+        return None
 
     def _place(self, prefix: CachedPrefix) -> None:
         """Put a prefix where it stands in the queues of the pools that may evict it."""

@@ -111,6 +111,7 @@ class ValueQueues:
         self, prefix: CachedPrefix, kind: PrefixClass, stamp: int, efficiency: float, now: int
     ) -> None:
         """Enter a prefix, or move it to where it belongs now."""
+        kind = self._odds.telling(kind)
         key = (kind, frexp(efficiency)[1] if efficiency > 0 else None)
         known = self._members.get(prefix.id)
         if known is not None and known.queue.key == key and known.stamp == stamp:
