@@ -26,6 +26,7 @@ from traces.fields import UNITS
 from lab.bases import BASES, enter
 from lab.capacity import CAPACITIES, INFINITE, with_capacities
 from lab.costs import DEFAULT_RATIO
+from lab.hints import TRACE
 from lab.run import check_spec
 from lab.schedules import SCHEDULES
 from lab.service import ServiceTimes
@@ -91,6 +92,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--ledger",
         action="store_true",
         help="let the shadow find token_hit_rate_bound too; the cache that serves always does",
+    )
+    what.add_argument(
+        "--hints",
+        default=TRACE,
+        help="what clients say of what follows: trace (as it has it), none, true, wrong:SHARE",
     )
     what.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
 
@@ -192,6 +198,7 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
             base=options.base,
             measure_from=options.measure_from,
             time_unit=options.time_unit,
+            hints=options.hints,
             ledger=options.engine != "shadow" or options.ledger,
         )
         for sized in _sizes(base, options):

@@ -235,6 +235,11 @@ class CpuCache:
         """The same with a key that was made before."""
         return self.cache.match_prefix(MatchPrefixParams(key=key, **kwargs))
 
+    @property
+    def policy_in_force(self) -> EvictionPolicy | None:
+        """``None`` for stock."""
+        return self.cache.policy if isinstance(self.cache, MambaRadixCache) else None
+
     def use(self, node_id: int, req: Any = None) -> None:
         """A request is admitted that resumes there."""
         if isinstance(self.cache, MambaRadixCache):

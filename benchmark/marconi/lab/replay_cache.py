@@ -18,6 +18,8 @@ import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 from sglang.srt.mem_cache.marconi.admission.rules import ADMISSIONS, Chunk, forwards
+from sglang.srt.mem_cache.marconi.eviction.policy import HintObserver
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from traces import Request
 
@@ -274,6 +276,9 @@ class RequestRun:
         if self._lookup is not None and self.served.served:
             self._cache.cache.count_request(self._lookup)
         self.cancel()
+        policy, said = self._cache.policy_in_force, self.request.hint
+        if said is not None and isinstance(policy, HintObserver):
+            policy.on_hint(self._node, Hint(said))
 
     def cancel(self) -> None:
         """Give back everything that the tree does not own, uncounted."""

@@ -16,6 +16,7 @@ from traces import Request
 
 from lab.bases import BASES
 from lab.costs import load_cost
+from lab.hints import check_hints, hinted
 from lab.paper_world import paper_config, simulate_paper
 from lab.served import BlockCost
 from lab.shadow_world import shadow_cache, simulate_shadow
@@ -54,6 +55,12 @@ def check_spec(spec: RunSpec) -> None:
         raise ValueError(
             f"--measure-from is {spec.measure_from}; allowed are shares of the trace from 0 to "
             f"less than 1"
+        )
+    made = check_hints(spec.hints) is not None
+    if made and (spec.base != DEFAULT_BASE or spec.engine == "paper"):
+        raise ValueError(
+            f"--hints is {spec.hints} but --engine is {spec.engine} and --base {spec.base}; "
+            f"allowed with it are --engine sglang and shadow, and --base {DEFAULT_BASE}"
         )
     if spec.policy.partition(":")[0] == "clairvoyant" and (
         spec.active is not None or spec.schedule != "fcfs"
@@ -111,7 +118,7 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     totals = Totals(cost, spec.block, first=spec.first_measured())
     requests = spec.requests()
     with BASES[spec.base].load().open_world(spec, policy_context(spec, cost)) as world:
-        for served in world.serve(_watched(spec, requests, progress)):
+        for served in world.serve(hinted(_watched(spec, requests, progress), spec)):
             totals.add(served)
     stats = world.stats
     return {

@@ -27,6 +27,7 @@ from sglang.srt.mem_cache.marconi.eviction.policy import (
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
 from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE, Namespace
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
@@ -37,6 +38,7 @@ from traces import Request
 
 from lab.arrivals import Arrival
 from lab.costs import load_cost
+from lab.hints import hinted
 from lab.loaded import serve_loaded
 from lab.losses import Loss, LossLedger, chain_hashes
 from lab.scheduler import Run
@@ -64,7 +66,8 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
     cost = load_cost(spec.model)
     totals = Totals(cost, spec.block, first=spec.first_measured())
     requests = spec.requests()
-    for served in serve_loaded(spec, ShadowWorld(cache, spec.block, ledger=spec.ledger), requests):
+    world = ShadowWorld(cache, spec.block, ledger=spec.ledger)
+    for served in serve_loaded(spec, world, hinted(requests, spec)):
         totals.add(served)
     return {
         **spec.columns(),
@@ -192,7 +195,8 @@ class ShadowRun:
         self, world: ShadowWorld, arrival: Arrival, prompt: list[int], output: list[int]
     ) -> None:
         self._world, self._cache, self._block = world, world.cache, world.block_tokens
-        self._index, request = arrival.index, arrival.request
+        self._index, self._request = arrival.index, arrival.request
+        request = self._request
         self._input_tokens = request.input_length
         self._chain = chain_hashes(prompt + output)
         hashes = array("Q", (hash & (2**64 - 1) for hash in self._chain))
@@ -246,7 +250,8 @@ class ShadowRun:
             self.served.hit_tokens = 0
             self._cache.end(self._index, None)
             return
-        self._cache.end(self._index, self._output)
+        said = self._request.hint
+        self._cache.end(self._index, self._output, None if said is None else Hint(said))
         if self._world.ledger is not None:
             self._world.ledger.computed(self._chain)
 
@@ -326,4 +331,7 @@ def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedR
     for request in requests:
         prompt, output = named_blocks(request, block, fresh)
         hashes = array("Q", hasher.extend(0, 0, prompt + output).tobytes())
-        yield HashedRequest(request.input_length, hashes[: len(prompt)], hashes[len(prompt) :])
+        hint = None if request.hint is None else Hint(request.hint)
+        yield HashedRequest(
+            request.input_length, hashes[: len(prompt)], hashes[len(prompt) :], hint
+        )

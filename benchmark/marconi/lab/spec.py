@@ -46,6 +46,7 @@ class RunSpec:
         base: the release of SGLang whose cache runs, one of :data:`lab.bases.BASES`.
         measure_from: share of the trace's requests that are served before any is counted, in
             [0, 1).
+        hints: whose, as ``--hints`` takes it.
     """
 
     trace: str
@@ -75,6 +76,7 @@ class RunSpec:
     schedule: str = "fcfs"
     time_unit: str | None = None
     ledger: bool = True
+    hints: str = "trace"
 
     def key(self) -> str:
         """Identity of the run: equal for equal specs, and for no others."""
@@ -83,7 +85,7 @@ class RunSpec:
         only = {
             **{"memory": "static", "base": DEFAULT_BASE, "measure_from": 0.0},
             **{"active": None, "think_seconds": 0.0, "schedule": "fcfs"},
-            **{"time_unit": None, "ledger": True},
+            **{"time_unit": None, "ledger": True, "hints": "trace"},
         }
         for name, value in only.items():
             if values[name] == value:
@@ -136,6 +138,7 @@ class RunSpec:
             "schedule": self.schedule,
             "memory": self.memory,
             "measure_from": self.measure_from,
+            "hints": self.hints,
             "labels": self.labels,
         }
 

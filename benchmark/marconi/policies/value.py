@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.eviction.value import PrefixClass, ReuseOdds, ValuePolicy
 from sglang.srt.mem_cache.marconi.eviction.value.odds import prefix_class
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
 from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
@@ -23,27 +24,36 @@ class FixedOdds(ReuseOdds):
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None: ...
 
+    def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None: ...
+
 
 class RoleOdds(ReuseOdds):
     """All prefixes of a role are alike, whatever their history."""
 
     def reached(self, kind: PrefixClass, level: int) -> None:
-        super().reached(prefix_class(kind.role), level)
+        super().reached(_without_history(kind), level)
 
     def survived(self, kind: PrefixClass, level: int, count: int = 1) -> None:
-        super().survived(prefix_class(kind.role), level, count)
+        super().survived(_without_history(kind), level, count)
 
     def used(self, kind: PrefixClass, level: int) -> None:
-        super().used(prefix_class(kind.role), level)
+        super().used(_without_history(kind), level)
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
-        super().lost_sight(prefix_class(kind.role), level)
+        super().lost_sight(_without_history(kind), level)
+
+    def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None:
+        super().told(_without_history(kind), level, hint)
 
     def chance(self, kind: PrefixClass, level: int) -> float:
-        return super().chance(prefix_class(kind.role), level)
+        return super().chance(_without_history(kind), level)
 
     def rates_within(self, kind: PrefixClass, level: int) -> tuple[float, float]:
-        return super().rates_within(prefix_class(kind.role), level)
+        return super().rates_within(_without_history(kind), level)
+
+
+def _without_history(kind: PrefixClass) -> PrefixClass:
+    return prefix_class(kind.role, hint=kind.hint)
 
 
 class NoReturnsPolicy(ValuePolicy):
@@ -68,6 +78,12 @@ class NoQueuePolicy(ValuePolicy):
     on_queue = None  # type: ignore[assignment]
 
 
+class NoHintsPolicy(ValuePolicy):
+    """Does not know what clients say."""
+
+    on_hint = None  # type: ignore[assignment]
+
+
 def _fixed(cost: CostModel, elastic: bool) -> ValuePolicy:
     return ValuePolicy(cost, shared=elastic, odds=FixedOdds())
 
@@ -77,6 +93,7 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
     "no-history": lambda cost, elastic: ValuePolicy(cost, shared=elastic, odds=RoleOdds()),
     "no-returns": lambda cost, elastic: NoReturnsPolicy(cost, shared=elastic),
     "no-queue": lambda cost, elastic: NoQueuePolicy(cost, shared=elastic),
+    "no-hints": lambda cost, elastic: NoHintsPolicy(cost, shared=elastic),
     "no-cost": lambda cost, elastic: NoCostPolicy(cost, shared=elastic),
     "state": lambda cost, elastic: ValuePolicy(cost, frozenset({Pool.STATE})),
 }
@@ -84,7 +101,7 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
 
 @policy_family(
     "value[:WITHOUT]",
-    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-cost or state",
+    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-hints, no-cost, state",
 )
 def value(arguments: PolicyArguments) -> Recipe:
     without = arguments.text()

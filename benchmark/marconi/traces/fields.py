@@ -107,6 +107,14 @@ def session(record: Mapping[str, Any], *names: str) -> str | None:
     return None
 
 
+def one_of(record: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> str | None:
+    """One of these texts, ``None`` where the field is missing."""
+    value = record.get(name)
+    if value is None or (isinstance(value, str) and value in allowed):
+        return value
+    raise ValueError(f"{name} is {brief(value)}; allowed are {', '.join(allowed)}")
+
+
 def brief(value: object) -> str:
     """The value for an error message, cut to 60 characters."""
     shown = repr(value)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: What may be said of what follows a request.
+HINTS = ("last", "soon", "later", "long", "closed", "aborted")
+
 
 class TraceError(ValueError):
     """A place of a trace is unusable; the message names file, line and what is wrong."""
@@ -24,6 +27,7 @@ class Request:
             fewer, or none, where the trace does not know them.
         input_tokens: token ids of the prompt, where the trace has them.
         output_tokens: token ids of the answer, where the trace has them.
+        hint: what was said of what follows the request, one of ``HINTS``.
     """
 
     timestamp_ms: float
@@ -34,3 +38,4 @@ class Request:
     output_ids: tuple[int, ...]
     input_tokens: tuple[int, ...] | None = None
     output_tokens: tuple[int, ...] | None = None
+    hint: str | None = None

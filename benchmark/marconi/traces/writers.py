@@ -57,11 +57,13 @@ class _Blocks:
         total = request.input_length + request.output_length
         if request.output_ids or total // self._block == len(request.prompt_ids):
             record["output_hash_ids"] = request.output_ids
+        if request.hint is not None:
+            record["hint"] = request.hint
         return record
 
 
 class _Mooncake:
-    """Mooncake's JSON lines; sessions, outputs' blocks and token ids are lost.
+    """Mooncake's JSON lines; sessions, outputs' blocks, token ids and hints are lost.
 
     Raises:
         ValueError: 512 tokens are no whole number of the requests' blocks.

@@ -9,6 +9,7 @@ from array import array
 import pytest
 from sglang.srt.mem_cache.marconi.advice import command as advise
 from sglang.srt.mem_cache.marconi.advice.recording import read_recording
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning import recorder as recorder_module
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Flushed
@@ -27,9 +28,9 @@ def began(run_id: int, tokens: list[int]) -> Began:
     return Began(run_id, len(tokens), hashes(tokens))
 
 
-def ended(run_id: int, prompt: list[int], output: list[int]) -> Ended:
+def ended(run_id: int, prompt: list[int], output: list[int], hint: Hint | None = None) -> Ended:
     blocks = len(prompt) // BLOCK
-    return Ended(run_id, hashes([*prompt, *output[:-1]])[blocks:], len(output))
+    return Ended(run_id, hashes([*prompt, *output[:-1]])[blocks:], len(output), hint)
 
 
 def lines(path) -> list[dict]:
@@ -81,7 +82,8 @@ def test_what_was_recorded_is_what_advice_and_lab_read(path, capsys):
     events = []
     for run_id in range(30):
         prompt, output = list(history), list(range(run_id * 1000, run_id * 1000 + 70))
-        events += [began(run_id, prompt), ended(run_id, prompt, output)]
+        said = [None, *Hint][run_id % 7]
+        events += [began(run_id, prompt), ended(run_id, prompt, output, said)]
         history += output
     record(path, events)
     requests, block = read_recording(path, pytest.fail)
@@ -91,6 +93,8 @@ def test_what_was_recorded_is_what_advice_and_lab_read(path, capsys):
         assert mine.prompt_tokens == labs.input_length
         assert len(mine.prompt) == len(labs.prompt_ids)
         assert len(mine.generated) == len(labs.output_ids)
+        assert (mine.hint and mine.hint.value) == labs.hint
+    assert [one.hint for one in requests[:7]] == [None, *Hint]
     # Each prompt goes on from the one before it and its output, here as in what the server saw.
     for before, after in itertools.pairwise(requests):
         whole = [*before.prompt, *before.generated]

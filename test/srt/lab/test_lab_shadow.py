@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.costs import load_cost
+from lab.hints import hinted
 from lab.run import check_spec, policy_context, simulate
 from lab.shadow_world import shadow_cache
 from lab.spec import RunSpec
@@ -227,3 +228,66 @@ def test_a_staircase_needs_a_trace_that_is_there(capsys):
     arguments = ["--trace", "no-such.jsonl", "--memory-gib", "4", "--model", MODEL]
     assert staircase_length.main(arguments) == 1
     assert "no-such.jsonl" in capsys.readouterr().err
+
+
+def test_hints_are_worth_as_much_to_the_shadow_as_to_the_cache_that_serves(traces):
+    paths = [ended_sessions(path) for path in traces]
+
+    def saved(engine: str, hints: str) -> float:
+        changes = {"policy": "server:3", "engine": engine, "hints": hints}
+        return statistics.mean(simulate(spec(path, **changes))["flops_saved"] for path in paths)
+
+    shadow, real = saved("shadow", "true"), saved("sglang", "true")
+    assert shadow == pytest.approx(real, abs=LEARNT_CLOSE)
+    assert shadow > saved("shadow", "none") + 0.05
+
+
+def ended_sessions(path: str) -> str:
+    """The same trace where half of the sessions end after half of their turns."""
+    source = Path(path)
+    ended = source.with_name("ended.jsonl")
+    lines = source.read_text().splitlines()
+    kept = [
+        line
+        for turn, line in enumerate(lines)
+        if turn < len(lines) // 2 or int(json.loads(line)["session_id"]) % 2
+    ]
+    ended.write_text("\n".join(kept) + "\n")
+    return str(ended)
+
+
+def test_true_hints_are_at_the_ends_of_sessions(trace):
+    made = spec(ended_sessions(trace), hints="true")
+    said = [(int(r.session), r.hint) for r in hinted(made.requests(), made)]
+    ends = {session: place for place, (session, _) in enumerate(said)}
+    assert {place for place, (_, hint) in enumerate(said) if hint == "last"} == set(ends.values())
+
+
+def test_hints_that_are_wrong_half_of_the_time_say_nothing(trace):
+    made = spec(trace, hints="wrong:0.5")
+    hints = [request.hint for request in hinted(made.requests(), made)]
+    assert 0.4 < hints.count("last") / len(hints) < 0.6
+    opposite = spec(trace, hints="wrong:1")
+    true = [r.hint for r in hinted(made.requests(), spec(trace, hints="true"))]
+    wrong = [request.hint for request in hinted(made.requests(), opposite)]
+    assert all(one != other for one, other in zip(wrong, true, strict=True))
+
+
+def test_the_trace_s_own_hints_are_taken_unless_none_are_asked_for(trace, tmp_path):
+    path = tmp_path / "hinted.jsonl"
+    lines = [json.loads(line) | {"hint": "soon"} for line in Path(trace).read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for hints, found in (("trace", {"soon"}), ("none", {None})):
+        made = spec(str(path), hints=hints)
+        assert {request.hint for request in hinted(made.requests(), made)} == found
+
+
+@pytest.mark.parametrize("hints", ["wrong", "wrong:2", "wrong:x", "right"])
+def test_other_hints_are_refused(trace, hints):
+    with pytest.raises(ValueError, match="allowed are trace, none, true, and wrong:SHARE"):
+        check_spec(spec(trace, hints=hints))
+
+
+def test_the_paper_s_engine_knows_no_hints(trace):
+    with pytest.raises(ValueError, match="allowed with it are --engine sglang and shadow"):
+        check_spec(spec(trace, engine="paper", policy="marconi", hints="true"))

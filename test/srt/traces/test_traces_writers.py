@@ -36,12 +36,12 @@ def test_blocks_are_read_as_they_were_written(requests, ending):
 
 @settings(max_examples=50, deadline=None)
 @given(hashed_traces(512))
-def test_mooncake_loses_sessions_and_outputs_alone(requests):
+def test_mooncake_loses_sessions_outputs_and_hints_alone(requests):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.jsonl"
         write_trace(requests, path, "mooncake", WriterOptions(block=512))
         assert list(read_trace(path, format="mooncake", errors="fail")) == [
-            replace(request, session=None, output_ids=()) for request in requests
+            replace(request, session=None, output_ids=(), hint=None) for request in requests
         ]
 
 

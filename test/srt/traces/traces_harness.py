@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from traces import Request
+from traces.request import HINTS
 from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = (
@@ -50,6 +51,7 @@ def hashed_traces(draw: st.DrawFn, block: int = 64) -> list[Request]:
                 output_length=output,
                 prompt_ids=tuple(next(fresh) for _ in range(full)),
                 output_ids=tuple(next(fresh) for _ in range(room)),
+                hint=draw(st.none() | st.sampled_from(HINTS)),
             )
         )
     return found

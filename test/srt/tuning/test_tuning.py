@@ -24,6 +24,7 @@ from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
 from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
+from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning import process, wire
 from sglang.srt.mem_cache.marconi.tuning.choices import choices
 from sglang.srt.mem_cache.marconi.tuning.controller import Controller
@@ -58,7 +59,7 @@ def events(seed: int, count: int, sessions: int = 12) -> list[Began | Ended]:
         made.append(Began(run_id, 64 * len(history) + 1, array("Q", history)))
         grown = [rng.getrandbits(63) for _ in range(4)]
         history += grown
-        made.append(Ended(run_id, array("Q", grown)))
+        made.append(Ended(run_id, array("Q", grown), 0, [None, *Hint][run_id % 7]))
     return made
 
 
@@ -66,7 +67,9 @@ def frames(stream) -> list[bytes]:
     return [
         wire.began(e.run_id, e.prompt_tokens, e.hashes.tobytes())
         if isinstance(e, Began)
-        else wire.ended(e.run_id, None if e.generated is None else e.generated.tobytes())
+        else wire.ended(
+            e.run_id, None if e.generated is None else e.generated.tobytes(), hint=e.hint
+        )
         for e in stream
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from traces import fields
 from traces.formats.base import Context, Format, Record
-from traces.request import Request
+from traces.request import HINTS, Request
 
 
 def _parse(record: Record, context: Context) -> list[Request]:
@@ -48,6 +48,7 @@ def hashed_request(
         output_length=output_length,
         prompt_ids=ids[:full],
         output_ids=output_ids,
+        hint=fields.one_of(record, "hint", HINTS),
     )
 
 
@@ -56,7 +57,7 @@ BLOCKS = Format(
     _parse,
     recognises=lambda record: "hash_ids" in record,
     files="JSON lines of `--marconi-record`, and any with `timestamp`, `input_length`, "
-    "`output_length`, `hash_ids` and, optional, `session_id`, `output_hash_ids`",
+    "`output_length`, `hash_ids` and, optional, `session_id`, `output_hash_ids`, `hint`",
     taken="block hashes, of 64 tokens or `--block`",
     time="ms",
     session="`session_id`",
