@@ -96,7 +96,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--hints",
         default=TRACE,
-        help="what clients say of what follows: trace (as it has it), none, true, wrong:SHARE",
+        help="what clients say of what follows: trace (its own), none, true, wrong:SHARE[:SEED]",
     )
     what.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
 

@@ -12,13 +12,15 @@ from traces import Request
 from lab.losses import chain_hashes
 from lab.spec import RunSpec
 
-#: As ``--hints`` takes them; ``wrong:SHARE`` beside them.
+#: As ``--hints`` takes them; ``wrong:SHARE`` and ``wrong:SHARE:SEED`` beside them.
 TRACE, NONE, TRUE, WRONG = "trace", "none", "true", "wrong"
-ALLOWED = f"{TRACE}, {NONE}, {TRUE}, and {WRONG}:SHARE with a share from 0 to 1"
+ALLOWED = f"{TRACE}, {NONE}, {TRUE}, and {WRONG}:SHARE[:SEED] with a share from 0 to 1"
 
 
-def check_hints(text: str) -> float | None:
-    """The share of wrong hints of a value of ``--hints``; ``None`` where none is made.
+def check_hints(text: str) -> tuple[float, int] | None:
+    """The share of wrong hints of a value of ``--hints``, and the seed that they are drawn with.
+
+    ``None`` where none is made.
 
     Raises:
         ValueError: it is no such value.
@@ -26,15 +28,16 @@ def check_hints(text: str) -> float | None:
     if text in (TRACE, NONE):
         return None
     if text == TRUE:
-        return 0.0
-    name, colon, number = text.partition(":")
+        return 0.0, 0
+    name, _, numbers = text.partition(":")
+    share, _, seed = numbers.partition(":")
     try:
-        share = float(number) if name == WRONG and colon else math.nan
+        wrong = (float(share), int(seed or 0)) if name == WRONG else (math.nan, 0)
     except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
+        wrong = (math.nan, 0)
+    if not 0 <= wrong[0] <= 1:
         raise ValueError(f"--hints is {text!r}; allowed are {ALLOWED}")
-    return share
+    return wrong
 
 
 def hinted(requests: Iterable[Request], spec: RunSpec) -> Iterator[Request]:
@@ -50,9 +53,10 @@ def hinted(requests: Iterable[Request], spec: RunSpec) -> Iterator[Request]:
         yield from (replace(one, hint=None) if drop and one.hint else one for one in requests)
         return
     last = last_requests(spec.requests(), spec.block)
-    draw = random.Random(0)
+    share, seed = wrong
+    draw = random.Random(seed)
     for index, request in enumerate(requests):
-        says_last = (index in last) != (draw.random() < wrong)
+        says_last = (index in last) != (draw.random() < share)
         yield replace(request, hint="last" if says_last else None)
 
 

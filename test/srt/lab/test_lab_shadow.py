@@ -267,6 +267,8 @@ def test_hints_that_are_wrong_half_of_the_time_say_nothing(trace):
     made = spec(trace, hints="wrong:0.5")
     hints = [request.hint for request in hinted(made.requests(), made)]
     assert 0.4 < hints.count("last") / len(hints) < 0.6
+    other = spec(trace, hints="wrong:0.5:1")
+    assert [request.hint for request in hinted(other.requests(), other)] != hints
     opposite = spec(trace, hints="wrong:1")
     true = [r.hint for r in hinted(made.requests(), spec(trace, hints="true"))]
     wrong = [request.hint for request in hinted(made.requests(), opposite)]
@@ -282,7 +284,7 @@ def test_the_trace_s_own_hints_are_taken_unless_none_are_asked_for(trace, tmp_pa
         assert {request.hint for request in hinted(made.requests(), made)} == found
 
 
-@pytest.mark.parametrize("hints", ["wrong", "wrong:2", "wrong:x", "right"])
+@pytest.mark.parametrize("hints", ["wrong", "wrong:2", "wrong:x", "wrong:0.5:x", "right"])
 def test_other_hints_are_refused(trace, hints):
     with pytest.raises(ValueError, match="allowed are trace, none, true, and wrong:SHARE"):
         check_spec(spec(trace, hints=hints))
