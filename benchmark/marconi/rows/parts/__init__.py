@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rows.part import Part
+from rows.parts.hints import HINTS
 from rows.parts.listed import LISTED
 from rows.parts.live import DEMO, LIVE_AGENTS, LIVE_CHATS
 from rows.parts.load import LOAD
@@ -29,6 +30,7 @@ PARTS: dict[str, Part] = {
         FORK,
         UNIFIED,
         LOAD,
+        HINTS,
         STAIRCASE,
         TREE_SPEED,
         CANDIDATES_SPEED,

@@ -17,6 +17,7 @@ SHADOW_CODE = (
     f"{_CACHE}/marconi/advice",
     f"{_CACHE}/marconi/costs",
     f"{_CACHE}/marconi/eviction",
+    f"{_CACHE}/marconi/hints.py",
     f"{_CACHE}/marconi/prefix.py",
     f"{_CACHE}/marconi/tree.py",
     f"{_CACHE}/marconi/tuning",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rows.store import Rows
-from rows.tables import lab, listed, live, load, matrix
+from rows.tables import hints, lab, listed, live, load, matrix
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "policies": lab.policies,
@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "fork": lab.fork,
     "load-policies": load.policies,
     "load-orders": load.orders,
+    "hints": hints.hints,
     "listed-two-pools": listed.two_pools,
     "listed-one-memory": listed.one_memory,
     "listed-bounds": listed.bounds,
