@@ -31,7 +31,8 @@ def _sorted(rows: Rows) -> list[Row]:
 
 
 def _line(row: Row) -> list[str]:
-    served = f"{row['tiny']}: `{row['flags']}`".replace("|", "/")
+    flags = f"`{row['flags']}`" if row["flags"] else "no flags"
+    served = f"{row['tiny']}: {flags}".replace("|", "/")
     return [
         *(str(row["number"]), str(row["model"]), str(row["typed"]), served),
         *("; ".join(row["differs"]), _result(row)),
