@@ -49,6 +49,7 @@ def line(launch: Launch, outcome: Outcome) -> str:
         f"cached tokens {outcome.stock_cached} (stock) {outcome.cached}, "
         f"{outcome.evicted_states} states evicted, "
         f"{outcome.under_load} requests at once, {outcome.cancelled} cancelled"
+        + (f", {outcome.starved} given up for want of memory" if outcome.starved else "")
         + (f", {outcome.right} of {outcome.drafts} drafts right" if launch.drafts else "")
     )
 

@@ -141,8 +141,7 @@ LAUNCHES: tuple[Launch, ...] = (
         "Qwen3.5-9B",
         "extra_buffer, page 64, tp 4, HiCache write_through, file storage",
         "qwen3.5",
-        (*EXTRA, *PAGE_64, *HOST, "--hicache-write-policy", "write_through", *STORED),
-        ("tensor parallelism (with storage SGLang asks for a GPU's driver)",),
+        (*TP_2, *EXTRA, *PAGE_64, *HOST, "--hicache-write-policy", "write_through", *STORED),
     ),
     Launch(
         8,
@@ -291,6 +290,7 @@ class Outcome:
     Attributes:
         served: policy 3 served it, or it was refused with the words that it should be.
         equal: answers that were stock's, of ``asked``; ``None`` where nothing was served.
+        starved: requests under load that SGLang gave up for want of memory.
         drafts: tokens that a draft model proposed to the policy's server, and ``right`` of them.
         problems: what was wrong, in words.
     """
@@ -306,6 +306,7 @@ class Outcome:
     evicted_kv: int = 0
     under_load: int = 0
     cancelled: int = 0
+    starved: int = 0
     drafts: int = 0
     right: int = 0
     message: str = ""

@@ -32,6 +32,9 @@ TOKENS = 8
 CLIENTS = 6
 #: One request in so many is cancelled while it runs.
 CANCELLED_EVERY = 9
+#: What SGLang says of a request that it gives up where memory is out, backups under way included;
+#: one request in so many at most.
+STARVED, STARVED_EVERY = "Out of memory", 100
 
 
 class Ended(RuntimeError):
@@ -128,7 +131,13 @@ def _under_load(url: str, count: int, outcome: Outcome) -> None:
         number, prompt = numbered
         rid = f"load-{number}"
         if number % CANCELLED_EVERY:
-            _generate(url, prompt, TOKENS, rid)
+            try:
+                _generate(url, prompt, TOKENS, rid)
+            except requests.HTTPError as error:
+                if STARVED not in error.response.text:
+                    raise
+                with lock:
+                    outcome.starved += 1
             return
         with ThreadPoolExecutor(1) as one:
             running = one.submit(_generate, url, prompt, 200, rid)
@@ -140,6 +149,8 @@ def _under_load(url: str, count: int, outcome: Outcome) -> None:
 
     with ThreadPoolExecutor(CLIENTS) as clients:
         outcome.under_load = len(list(clients.map(ask, enumerate(prompts, 1))))
+    if outcome.starved > outcome.under_load / STARVED_EVERY:
+        outcome.problems.append(f"{outcome.starved} requests found no memory")
 
 
 def _look(url: str, log: Path, outcome: Outcome) -> None:

@@ -12,6 +12,8 @@ given away meanwhile shows as a wrong answer. A load is copied at once, for a fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import torch
 
@@ -53,6 +55,17 @@ class TransferEvent:
 def transfer_events() -> tuple[torch.cpu.Event, TransferEvent, bool]:
     """The events at a transfer's start and end, and whether they tell the time."""
     return torch.cpu.Event(), TransferEvent(), False
+
+
+def unpinned_page(original: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+    """A host pool's empty page for what is read from storage, in memory that needs no driver."""
+
+    @wraps(original)
+    def get_dummy_flat_data_page(self: Any) -> torch.Tensor:
+        self.pin_memory = False
+        return original(self)
+
+    return get_dummy_flat_data_page
 
 
 def register_host_memory(

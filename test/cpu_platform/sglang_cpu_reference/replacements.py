@@ -112,6 +112,16 @@ REPLACEMENTS = (
         "sglang.srt.mem_cache.l2_transfer:make_timing_event_pair", host_tier.transfer_events
     ),
     *(
+        Replacement(
+            f"{_HOST_POOLS}.{pool}.get_dummy_flat_data_page", host_tier.unpinned_page, wraps=True
+        )
+        for pool in (
+            "mha:MHATokenToKVPoolHost",
+            "mla:MLATokenToKVPoolHost",
+            "mamba:MambaPoolHost",
+        )
+    ),
+    *(
         Replacement(f"{_HOST_POOLS}.{module}:{name}", by, fills_gap=True)
         for module in ("mha", "mla", "mamba")
         for name, by in (
