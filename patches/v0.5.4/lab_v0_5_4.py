@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 from cpu_cache_v0_5_4 import CpuCache, read_options
 from lab.losses import LossLedger, chain_hashes
-from lab.served import CHUNK_TOKENS, Served, named_blocks
+from lab.served import named_blocks
 from lab.spec import RunSpec
 from policies import PolicyContext, cache_arguments
 from replay_v0_5_4 import serve
+from sglang.srt.mem_cache.marconi.advice.load.served import CHUNK_TOKENS, Served
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from traces import Request
 

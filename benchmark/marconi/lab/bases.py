@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from policies import PolicyContext
+from sglang.srt.mem_cache.marconi.advice.load.served import Served
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from traces import Request
 
-from lab.served import Served
 from lab.spec import RunSpec
 
 REPOSITORY = Path(__file__).resolve().parents[3]

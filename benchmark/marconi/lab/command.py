@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from policies import policy_help
+from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from traces import read_trace
 from traces.fields import UNITS
 
@@ -28,8 +30,6 @@ from lab.capacity import CAPACITIES, INFINITE, with_capacities
 from lab.costs import DEFAULT_RATIO
 from lab.hints import TRACE
 from lab.run import check_spec
-from lab.schedules import SCHEDULES
-from lab.service import ServiceTimes
 from lab.spec import DEFAULT_BASE, RunSpec, with_memory
 from lab.sweep import BACKENDS, connect, sweep
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrivals, TraceArrivals
+from sglang.srt.mem_cache.marconi.advice.load.scheduler import LoadedCache, Scheduler
+from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
+from sglang.srt.mem_cache.marconi.advice.load.served import Served
 from traces import Request
 
-from lab.arrivals import Arrivals, ClosedArrivals, TraceArrivals
+from lab.arrivals import ClosedArrivals
 from lab.costs import load_cost
-from lab.scheduler import LoadedCache, Scheduler
-from lab.schedules import SCHEDULES
-from lab.served import Served
 from lab.spec import RunSpec
 
 

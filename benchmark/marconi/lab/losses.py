@@ -8,23 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Blocks of one prompt that were seen before and are computed again, by what was missing.
-
-    Attributes:
-        state_evicted: up to the deepest state ever admitted on the path, whose KV lives: only
-            the state is gone.
-        kv_evicted: up to that state, where its KV is gone too.
-        never_admitted: beyond it: seen, but no state was ever admitted so deep.
-    """
-
-    state_evicted: int = 0
-    kv_evicted: int = 0
-    never_admitted: int = 0
+from sglang.srt.mem_cache.marconi.advice.load.served import Loss
 
 
 def chain_hashes(ids: Sequence[int]) -> list[int]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from paper import MODES, PaperCache, PaperConfig, PaperModel
 from paper.sequences import encode
+from sglang.srt.mem_cache.marconi.advice.load.served import Served
 from traces import Request
 from traces.expand import expand_block
 
 from lab.costs import paper_shape
-from lab.served import Served
 from lab.spec import RunSpec
 from lab.totals import REASONS, Totals
 

@@ -18,24 +18,24 @@ import torch
 from sglang.srt.managers.schedule_batch import ReqKvInfo
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 from sglang.srt.mem_cache.marconi.admission.rules import ADMISSIONS, Chunk, forwards
-from sglang.srt.mem_cache.marconi.eviction.policy import HintObserver
-from sglang.srt.mem_cache.marconi.hints import Hint
-from sglang.srt.mem_cache.radix_cache import RadixKey
-from traces import Request
-
-from lab.arrivals import Arrival
-from lab.cpu_cache import CpuCache
-from lab.losses import LossLedger, chain_hashes
-from lab.scheduler import Run
-from lab.schedules import TOUCH_INTERVAL, Waiting
-from lab.served import (
+from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival
+from sglang.srt.mem_cache.marconi.advice.load.scheduler import Run
+from sglang.srt.mem_cache.marconi.advice.load.schedules import TOUCH_INTERVAL, Waiting
+from sglang.srt.mem_cache.marconi.advice.load.served import (
     CHUNK_TOKENS,
     GRID_TOKENS,
     TRACK_TOKENS,
     OutOfMemory,
     Served,
-    named_blocks,
 )
+from sglang.srt.mem_cache.marconi.eviction.policy import HintObserver
+from sglang.srt.mem_cache.marconi.hints import Hint
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from traces import Request
+
+from lab.cpu_cache import CpuCache
+from lab.losses import LossLedger, chain_hashes
+from lab.served import named_blocks
 
 #: State slots that a running request holds under ``extra_buffer``; one less on a server that
 #: schedules without overlap, as all do on a CPU.
@@ -106,9 +106,10 @@ class Replay:
         A policy with a method ``begin(index, prompt_ids, output_ids)`` is told; the index is the
         request's place in the trace, counted from 0.
         """
-        prompt, output = named_blocks(arrival.request, self.block_tokens, self._fresh)
+        request = cast(Request, arrival.request)
+        prompt, output = named_blocks(request, self.block_tokens, self._fresh)
         self._observe(arrival.index, prompt, output)
-        return RequestRun(self, arrival.request, arrival.index, prompt, output)
+        return RequestRun(self, request, arrival.index, prompt, output)
 
     def fits(self, runs: Sequence[Run]) -> bool:
         pools, cache = self.cache, self.cache.cache

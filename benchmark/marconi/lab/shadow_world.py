@@ -15,15 +15,18 @@ from typing import Any, cast
 
 from policies import CacheArguments, PolicyContext, cache_arguments
 from policies.shared import SharedOrderPolicy
+from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival, Sent
+from sglang.srt.mem_cache.marconi.advice.load.served import (
+    CHUNK_TOKENS,
+    GRID_TOKENS,
+    TRACK_TOKENS,
+    Served,
+)
+from sglang.srt.mem_cache.marconi.advice.load.shadow import LoadedShadow, ShadowRun
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
-from sglang.srt.mem_cache.marconi.eviction.policy import (
-    MOST_WAITING,
-    REFRESH_PASSES,
-    EvictionPolicy,
-    QueueObserver,
-)
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
 from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
 from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
@@ -36,21 +39,11 @@ from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
 from traces import Request
 
-from lab.arrivals import Arrival
 from lab.costs import load_cost
 from lab.hints import hinted
 from lab.loaded import serve_loaded
-from lab.losses import Loss, LossLedger, chain_hashes
-from lab.scheduler import Run
-from lab.schedules import Waiting
-from lab.served import (
-    CHUNK_TOKENS,
-    GRID_TOKENS,
-    TRACK_TOKENS,
-    OutOfMemory,
-    Served,
-    named_blocks,
-)
+from lab.losses import LossLedger, chain_hashes
+from lab.served import named_blocks
 from lab.spec import RunSpec
 from lab.totals import REASONS, Totals
 
@@ -188,86 +181,36 @@ class ShadowReader:
         return NO_NAMESPACE
 
 
-class ShadowRun:
-    """See :class:`lab.scheduler.Run`. A prompt enters the tree when all of it is computed."""
+class LedgerRun(ShadowRun):
+    """Counts which blocks were seen before and have to be computed again."""
 
     def __init__(
-        self, world: ShadowWorld, arrival: Arrival, prompt: list[int], output: list[int]
+        self,
+        cache: ShadowCache,
+        block_tokens: int,
+        index: int,
+        request: HashedRequest,
+        ledger: LossLedger,
     ) -> None:
-        self._world, self._cache, self._block = world, world.cache, world.block_tokens
-        self._index, self._request = arrival.index, arrival.request
-        request = self._request
-        self._input_tokens = request.input_length
-        self._chain = chain_hashes(prompt + output)
-        hashes = array("Q", (hash & (2**64 - 1) for hash in self._chain))
-        self._prompt, self._output = len(prompt), hashes[len(prompt) :]
-        self.blocks = len(hashes)
-        # The last token of a prompt is always computed, so its block cannot hit.
-        whole = (request.input_length - 1) // self._block
-        hit = self._cache.match(self._index, hashes[: self._prompt], whole + 1)
-        ledger = world.ledger
-        lost = Loss() if ledger is None else ledger.look_up(self._chain[:whole], hit, hit)
-        self.served = Served(
-            request.input_length, hit * self._block, lost=lost, index=arrival.index
-        )
-        self._computed = self._end = hit
-        self.has_chunks = True
-
-    @property
-    def prompt_left(self) -> int:
-        return self._prompt - self._computed
-
-    @property
-    def wanted(self) -> tuple[int, int]:
-        """What :meth:`ShadowCache.fits` asks."""
-        return self._index, self.blocks
-
-    def admit(self) -> None:
-        self._cache.admit(self._index)
-
-    def next_chunk(self, limit: int | None = None) -> tuple[int, int] | None:
-        if not self.has_chunks:
-            return None
-        start, self._end = self._computed, self._prompt
-        if limit is not None and limit < self.prompt_left:
-            grid = self._cache.shape.grid
-            self._end = start + max(limit // grid * grid, 1)
-        last = self._end == self._prompt
-        return start * self._block, self._input_tokens if last else self._end * self._block
-
-    def finish_chunk(self) -> None:
-        self._computed = self._end
-        self.has_chunks = self._computed < self._prompt
-        if not self.has_chunks:
-            self.served.served = self._cache.prefill(self._index)
-
-    def decode(self) -> None:
-        if not self.served.served:
-            raise OutOfMemory
+        super().__init__(cache, block_tokens, index, request)
+        self._ledger = ledger
+        chain = request.prompt_ids[: self.whole]
+        self.served.lost = ledger.look_up(chain, self.hit, self.hit)
 
     def finish(self) -> None:
-        if not self.served.served:
-            self.served.hit_tokens = 0
-            self._cache.end(self._index, None)
-            return
-        said = self._request.hint
-        self._cache.end(self._index, self._output, None if said is None else Hint(said))
-        if self._world.ledger is not None:
-            self._world.ledger.computed(self._chain)
-
-    def cancel(self) -> None:
-        self._cache.end(self._index, None)
+        super().finish()
+        if self.served.served:
+            self._ledger.computed(self.request.prompt_ids + self.request.output_ids)
 
 
-class ShadowWorld:
+class ShadowWorld(LoadedShadow):
     """Feeds requests of a trace to a shadow and says what each found."""
 
     def __init__(self, cache: ShadowCache, block_tokens: int, *, ledger: bool = True) -> None:
-        self.cache = cache
-        self.block_tokens = block_tokens
+        super().__init__(cache, block_tokens)
         self.ledger = LossLedger() if ledger else None
         self._fresh: Iterator[int] = itertools.count(1 << 40)
-        self._served = self._passes = 0
+        self._served = 0
 
     def serve(self, request: Request) -> Served:
         """Serve one request alone."""
@@ -279,50 +222,34 @@ class ShadowWorld:
         run.finish()
         return run.served
 
-    @property
-    def matches_all(self) -> bool:
-        """No tree core of SGLang 0.5.23 is asked for it."""
-        return False
-
-    def look(self, waiting: Waiting) -> int:
-        request, block = waiting.arrival.request, self.block_tokens
-        hashes = cast("array[int] | None", waiting.looked_up)
-        if hashes is None:
-            chain = chain_hashes(request.prompt_ids[: request.input_length // block])
-            hashes = waiting.looked_up = array("Q", (hash & (2**64 - 1) for hash in chain))
-        whole = (request.input_length - 1) // block
-        waiting.resumes, _ = self.cache.tree.look(hashes, min(len(hashes), whole))
-        return waiting.resumes.end * block
-
-    def note_queue(self, queue: Sequence[Waiting], *, matched: bool) -> None:
-        """As :class:`WaitingRequests` does it."""
-        policy = self.cache.policy
-        if not isinstance(policy, QueueObserver):
-            return
-        tree, refresh = self.cache.tree, self._passes % REFRESH_PASSES == 0
-        self._passes += 1
-        ids: list[int | None] = []
-        for one in queue[:MOST_WAITING]:
-            node = cast("ShadowNode | None", one.resumes)
-            if not matched and (refresh or node is None or not self._still_resumes(node)):
-                self.look(one)
-            ids.append(cast(ShadowNode, one.resumes).id)
-        tree.view.refresh(tree.now)
-        policy.on_queue(ids, tree.now)
-
-    def _still_resumes(self, node: ShadowNode) -> bool:
-        tree = self.cache.tree
-        return node is tree.root or (tree.node(node.id) is node and node.has_state)
+    def prompt_hashes(self, request: Sent) -> array[int]:
+        return _chained(request.prompt_ids[: request.input_length // self.block_tokens])
 
     def begin(self, arrival: Arrival) -> ShadowRun:
-        prompt, output = named_blocks(arrival.request, self.block_tokens, self._fresh)
+        request = cast(Request, arrival.request)
+        prompt, output = named_blocks(request, self.block_tokens, self._fresh)
         observe = getattr(self.cache.policy, "begin", None)
         if observe is not None:
             observe(arrival.index, prompt, output)
-        return ShadowRun(self, arrival, prompt, output)
+        hashed = _hashed(request, len(prompt), _chained(prompt + output))
+        shared = (self.cache, self.block_tokens, arrival.index, hashed)
+        return ShadowRun(*shared) if self.ledger is None else LedgerRun(*shared, self.ledger)
 
-    def fits(self, runs: Sequence[Run]) -> bool:
-        return self.cache.fits([cast(ShadowRun, run).wanted for run in runs])
+
+def _chained(ids: Sequence[int]) -> array[int]:
+    return array("Q", (hash & (2**64 - 1) for hash in chain_hashes(ids)))
+
+
+def _hashed(request: Request, prompt: int, hashes: array[int]) -> HashedRequest:
+    return HashedRequest(
+        request.input_length,
+        hashes[:prompt],
+        hashes[prompt:],
+        None if request.hint is None else Hint(request.hint),
+        output_length=request.output_length,
+        session=request.session,
+        timestamp_ms=request.timestamp_ms,
+    )
 
 
 def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedRequest]:
@@ -331,7 +258,4 @@ def hashed_requests(requests: Iterable[Request], block: int) -> Iterator[HashedR
     for request in requests:
         prompt, output = named_blocks(request, block, fresh)
         hashes = array("Q", hasher.extend(0, 0, prompt + output).tobytes())
-        hint = None if request.hint is None else Hint(request.hint)
-        yield HashedRequest(
-            request.input_length, hashes[: len(prompt)], hashes[len(prompt) :], hint
-        )
+        yield _hashed(request, len(prompt), hashes)

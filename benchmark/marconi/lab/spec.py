@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from traces import TraceReader, read_trace
 from traces.reader import Errors
 
 from lab.costs import load_cost, split_memory
-from lab.service import ServiceTimes
 
 Engine = Literal["sglang", "shadow", "paper"]
 Memory = Literal["static", "elastic"]

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 from sglang.srt.marconi_utils import ModelCost
-
-from lab.served import Served
+from sglang.srt.mem_cache.marconi.advice.load.served import Served
 
 REASONS = ("state_evicted", "kv_evicted", "never_admitted")
 #: Tokens: a prompt belongs to the first bin that is not shorter.

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.marconi.advice.load.served import CHUNK_TOKENS, TRACK_TOKENS
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
@@ -32,7 +33,6 @@ from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, Shadow
 from traces import read_trace
 
 from lab.costs import load_cost, split_memory
-from lab.served import CHUNK_TOKENS, TRACK_TOKENS
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from policies import PolicyContext, cache_arguments
+from sglang.srt.mem_cache.marconi.advice.load.served import Served
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from traces import Request
 
 from lab.cpu_cache import CpuCache, server_context
 from lab.loaded import serve_loaded
 from lab.replay_cache import Replay
-from lab.served import Served
 from lab.spec import RunSpec
 
 

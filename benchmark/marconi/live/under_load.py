@@ -17,11 +17,11 @@ import aiohttp
 from lab.arrivals import ClosedArrivals
 from lab.cpu_cache import CpuCache, server_context
 from lab.replay_cache import Replay
-from lab.scheduler import Scheduler
-from lab.schedules import SCHEDULES
-from lab.service import ServiceTimes
 from policies import PolicyContext, cache_arguments
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.marconi.advice.load.scheduler import Scheduler
+from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 
 from live.client import Answer, Client
 from live.history import TokenSource

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import time
 from array import array
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from sglang.srt.mem_cache.mamba_radix.tuning import arrival_of
 from sglang.srt.mem_cache.marconi.advice import command as advise
 from sglang.srt.mem_cache.marconi.advice.recording import read_recording
 from sglang.srt.mem_cache.marconi.hints import Hint
@@ -14,6 +19,7 @@ from sglang.srt.mem_cache.marconi.tuning import recorder as recorder_module
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Flushed
 from sglang.srt.mem_cache.marconi.tuning.recorder import Recorder
+from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats
 from traces import read_trace
 
 BLOCK = 64
@@ -66,6 +72,28 @@ def test_requests_are_written_in_order_of_arrival(path):
     assert max(first["hash_ids"]) < 1 << 62
 
 
+def test_arrivals_are_recorded_where_they_are_known(path):
+    tokens = list(range(70))
+    known = replace(began(0, tokens), arrived_ms=1_700_000_000_123, waited_ms=456)
+    record(path, [known, began(1, tokens), *(ended(id, tokens, [1, 2]) for id in (0, 1))])
+    first, second = lines(path)
+    assert (first["timestamp"], first["waited_ms"]) == (1_700_000_000_123, 456)
+    assert "waited_ms" not in second, "as in recordings of before"
+    first, second = read_recording(path, pytest.fail)[0]
+    assert (first.timestamp_ms, first.waited_ms) == (1_700_000_000_123, 456)
+    assert math.isnan(second.timestamp_ms) and second.waited_ms is None
+    assert first.output_length == second.output_length == 2
+
+
+def test_an_arrival_is_when_sglang_received_the_request():
+    request = SimpleNamespace(time_stats=SchedulerReqTimeStats())
+    assert arrival_of(request) == arrival_of(SimpleNamespace()) == (0, 0)
+    request.time_stats.set_scheduler_recv_time(time.perf_counter() - 3)
+    arrived, waited = arrival_of(request)
+    assert 3000 <= waited < 60_000
+    assert arrived == pytest.approx(1000 * time.time() - waited, abs=1000)
+
+
 def test_a_request_that_never_ends_holds_up_only_so_many(path, monkeypatch):
     monkeypatch.setattr(recorder_module, "MOST_HELD", 3)
     tokens = list(range(BLOCK))
@@ -90,15 +118,15 @@ def test_what_was_recorded_is_what_advice_and_lab_read(path, capsys):
     lab = list(read_trace(path))
     assert block == BLOCK and len(requests) == len(lab) == 30
     for mine, labs in zip(requests, lab, strict=True):
-        assert mine.prompt_tokens == labs.input_length
-        assert len(mine.prompt) == len(labs.prompt_ids)
-        assert len(mine.generated) == len(labs.output_ids)
+        assert mine.input_length == labs.input_length
+        assert len(mine.prompt_ids) == len(labs.prompt_ids)
+        assert len(mine.output_ids) == len(labs.output_ids)
         assert (mine.hint and mine.hint.value) == labs.hint
     assert [one.hint for one in requests[:7]] == [None, *Hint]
     # Each prompt goes on from the one before it and its output, here as in what the server saw.
     for before, after in itertools.pairwise(requests):
-        whole = [*before.prompt, *before.generated]
-        assert list(after.prompt[: len(whole)]) == whole
+        whole = [*before.prompt_ids, *before.output_ids]
+        assert list(after.prompt_ids[: len(whole)]) == whole
     options = ["--recording", str(path), "--model", MODEL, "--memory-gib", "20"]
     assert advise.main([*options, "--policy", "policy 3 (value)", "--ratios", "0.5,0.9"]) == 0
     assert f"launch_server --model {MODEL}" in capsys.readouterr().out

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.losses import Loss, LossLedger, chain_hashes
+from lab.losses import LossLedger, chain_hashes
+from sglang.srt.mem_cache.marconi.advice.load.served import Loss
 
 blocks = st.lists(st.integers(0, 2), max_size=6)
 

@@ -8,18 +8,20 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from lab.arrivals import Arrival, Arrivals, ClosedArrivals, TraceArrivals
+from lab.arrivals import ClosedArrivals
 from lab.cpu_cache import CpuCache, server_context
 from lab.replay_cache import WORKING_STATES, Replay
-from lab.scheduler import LoadedCache, Scheduler
-from lab.schedules import MOST_MATCHED, SCHEDULES, Waiting
-from lab.served import BlockCost, Served
-from lab.service import ServiceTimes
+from lab.served import BlockCost
 from lab.shadow_world import ShadowWorld
 from policies.shared import SharedOrderPolicy
 from sglang.srt.managers import schedule_policy
 from sglang.srt.managers.schedule_policy import SchedulePolicy
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival, Arrivals, TraceArrivals
+from sglang.srt.mem_cache.marconi.advice.load.scheduler import LoadedCache, Scheduler
+from sglang.srt.mem_cache.marconi.advice.load.schedules import MOST_MATCHED, SCHEDULES, Waiting
+from sglang.srt.mem_cache.marconi.advice.load.served import Served
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.prefix import Pool

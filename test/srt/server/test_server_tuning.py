@@ -148,12 +148,12 @@ def test_a_policy_is_chosen_live_and_requests_are_recorded(tmp_path):
     requests = recorded(recording)[-200:]
     for these, those in itertools.combinations(range(0, 64, 8), 2):
         same = prompts[these][:64] == prompts[those][:64]
-        assert (requests[these].prompt[0] == requests[those].prompt[0]) == same
+        assert (requests[these].prompt_ids[0] == requests[those].prompt_ids[0]) == same
 
 
 def last_lengths(path: Path, count: int) -> list[int]:
     """Tokens of the last ``count`` recorded prompts."""
-    return [request.prompt_tokens for request in recorded(path)[-count:]]
+    return [request.input_length for request in recorded(path)[-count:]]
 
 
 def recorded(path: Path) -> list[HashedRequest]:

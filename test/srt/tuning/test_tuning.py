@@ -56,7 +56,8 @@ def events(seed: int, count: int, sessions: int = 12) -> list[Began | Ended]:
         if len(history) > 40:
             history.clear()
         history += (rng.getrandbits(63) for _ in range(rng.randrange(1, 4 + which)))
-        made.append(Began(run_id, 64 * len(history) + 1, array("Q", history)))
+        came = (1_700_000_000_000 + run_id, 5 * run_id)
+        made.append(Began(run_id, 64 * len(history) + 1, array("Q", history), *came))
         grown = [rng.getrandbits(63) for _ in range(4)]
         history += grown
         made.append(Ended(run_id, array("Q", grown), 0, [None, *Hint][run_id % 7]))
@@ -65,7 +66,7 @@ def events(seed: int, count: int, sessions: int = 12) -> list[Began | Ended]:
 
 def frames(stream) -> list[bytes]:
     return [
-        wire.began(e.run_id, e.prompt_tokens, e.hashes.tobytes())
+        wire.began(e.run_id, e.prompt_tokens, e.hashes.tobytes(), e.arrived_ms, e.waited_ms)
         if isinstance(e, Began)
         else wire.ended(
             e.run_id, None if e.generated is None else e.generated.tobytes(), hint=e.hint

@@ -476,6 +476,12 @@ sglang.srt.managers.schedule_batch.Req
 sglang.srt.managers.schedule_batch.ReqKvInfo
     read kv_committed_len
 
+# mem_cache/mamba_radix/tuning.py: a recording has no arrivals
+sglang.srt.managers.schedule_batch.Req
+    read time_stats
+sglang.srt.observability.req_time_stats.SchedulerReqTimeStats
+    read scheduler_recv_time
+
 # mem_cache/mamba_radix/tuning.py: the tuner knows neither pools nor group
 sglang.srt.mem_cache.cache_init_params.CacheInitParams
     read chunked_prefill_size, enable_mamba_extra_buffer, tp_cache_group

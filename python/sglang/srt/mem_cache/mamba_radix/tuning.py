@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,7 +125,10 @@ class MambaRadixTuning:
         if len(hashes):
             chain = int(hashes[-1])
         self._followed[run] = _Followed(self._next_run, len(hashes), chain)
-        self._tuner.send(wire.began(self._next_run, len(req.origin_input_ids), hashes.tobytes()))
+        came = arrival_of(req)
+        self._tuner.send(
+            wire.began(self._next_run, len(req.origin_input_ids), hashes.tobytes(), *came)
+        )
         self._next_run += 1
 
     def _release(self, req: Any, hint: Hint | None) -> None:
@@ -139,6 +143,18 @@ class MambaRadixTuning:
             ]
             generated = self._hasher.extend(followed.chain, followed.blocks, tokens).tobytes()
         self._tuner.send(wire.ended(followed.run_id, generated, len(req.output_ids), hint))
+
+
+def arrival_of(req: Any) -> tuple[int, int]:
+    """When the scheduler received a request, in ms since 1970, and for how many ms it is here.
+
+    Zeros where SGLang keeps no time of it. For the recording alone: it decides nothing.
+    """
+    received = getattr(getattr(req, "time_stats", None), "scheduler_recv_time", 0.0)
+    if not received:
+        return 0, 0
+    here = max(time.perf_counter() - received, 0.0)
+    return round((time.time() - here) * 1000), round(here * 1000)
 
 
 def _run_of(req: Any) -> str:

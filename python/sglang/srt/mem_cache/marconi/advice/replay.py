@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sglang.srt.mem_cache.marconi.advice.load.served import CHUNK_TOKENS, TRACK_TOKENS
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
@@ -17,8 +18,6 @@ from sglang.srt.mem_cache.marconi.tuning.splits import FEWEST, resplit
 #: ``--mamba-full-memory-ratio``: bytes of states to a byte of KV; SGLang's default is 0.9.
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.9, 2.0, 4.0)
 DEFAULT_RATIO = 0.9
-#: Tokens: ``--chunked-prefill-size`` and ``--mamba-track-interval``.
-CHUNK_TOKENS, TRACK_TOKENS = 8192, 256
 #: An advice other than stock's must save this share of all FLOPs more.
 WORTHWHILE = 0.002
 
@@ -139,16 +138,10 @@ def advise(
     tried = tuple(sorted({*ratios, DEFAULT_RATIO}))
     options = []
     for name in dict.fromkeys((STOCK, *rows)):
-        row = POLICY_ROWS[name]
-        base = server_shape(row, block_tokens)
-        for ratio in tried:
-            shape = resplit(base, cost, memory_bytes, ratio)
-            if shape is not None:
-                cache = ShadowCache(shape, row.static(cost))
+        for ratio in (*tried, None):
+            cache = shadow_of(name, ratio, cost, memory_bytes, block_tokens)
+            if cache is not None:
                 options.append(Option(name, ratio, *shares(cache, requests, cost)))
-        if row.elastic is not None:
-            elastic = ElasticShadowCache(base, row.elastic(cost), cost, memory_bytes)
-            options.append(Option(name, None, *shares(elastic, requests, cost)))
     stock = next((o for o in options if (o.policy, o.ratio) == (STOCK, DEFAULT_RATIO)), None)
     if stock is None:
         raise ValueError(
@@ -173,6 +166,25 @@ def _best(options: Sequence[Option], stock: Option) -> Option:
     return best if best.saved >= stock.saved + WORTHWHILE else stock
 
 
+def shadow_of(
+    policy: str, ratio: float | None, cost: CostModel, memory_bytes: float, block_tokens: int
+) -> ShadowCache | None:
+    """An empty cache of an option; ``None``: too little memory, or no policy for one memory.
+
+    Args:
+        policy, ratio: see :class:`Option`.
+        memory_bytes: of both pools together.
+    """
+    row = POLICY_ROWS[policy]
+    base = server_shape(row, block_tokens)
+    if ratio is not None:
+        shape = resplit(base, cost, memory_bytes, ratio)
+        return None if shape is None else ShadowCache(shape, row.static(cost))
+    if row.elastic is None:
+        return None
+    return ElasticShadowCache(base, row.elastic(cost), cost, memory_bytes)
+
+
 def server_shape(row: PolicyRow, block_tokens: int) -> ShadowShape:
     """The server that is replayed; its pools are yet to be sized."""
     chunk, track = (max(tokens // block_tokens, 1) for tokens in (CHUNK_TOKENS, TRACK_TOKENS))
@@ -195,10 +207,10 @@ def shares(
     done = needed = 0.0
     hits = tokens = 0
     for id, request in enumerate(requests):
-        hit = cache.begin(id, request.prompt, request.prompt_tokens) * cache.shape.block_tokens
-        cache.end(id, request.generated, request.hint)
+        hit = cache.begin(id, request.prompt_ids, request.input_length) * cache.shape.block_tokens
+        cache.end(id, request.output_ids, request.hint)
         done += cost.flops(0, hit)
-        needed += cost.flops(0, request.prompt_tokens)
+        needed += cost.flops(0, request.input_length)
         hits += hit
-        tokens += request.prompt_tokens
+        tokens += request.input_length
     return (done / needed if needed else 0.0, hits / tokens if tokens else 0.0)

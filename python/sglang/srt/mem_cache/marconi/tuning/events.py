@@ -11,11 +11,18 @@ from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """A request was admitted; ``hashes`` are those of its prompt's whole blocks."""
+    """A request was admitted; ``hashes`` are those of its prompt's whole blocks.
+
+    Attributes:
+        arrived_ms: when the server received it, since 1970; 0 where that is not known.
+        waited_ms: from then until its first prefill chunk was computed.
+    """
 
     run_id: int
     prompt_tokens: int
     hashes: array[int]
+    arrived_ms: int = 0
+    waited_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

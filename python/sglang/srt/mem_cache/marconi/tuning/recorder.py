@@ -1,9 +1,10 @@
-"""Writes a server's requests as JSON lines of block hashes, in order of arrival; never a token.
+"""Writes a server's requests as JSON lines of block hashes, as they are served; never a token.
 
-The lines are those of the trace lab's format ``blocks``: ``timestamp`` (ms), ``input_length`` and
-``output_length`` (tokens), ``hash_ids`` and ``output_hash_ids`` (one id a full block of
-``block_tokens`` tokens, equal where all before is equal too); where something was said of what
-follows, ``hint``.
+The lines are those of the trace lab's format ``blocks``: ``timestamp`` (ms since 1970),
+``input_length`` and ``output_length`` (tokens), ``hash_ids`` and ``output_hash_ids`` (one id a full
+block of ``block_tokens`` tokens, equal where all before is equal too); where something was said of
+what follows, ``hint``. ``timestamp`` is the request's arrival where there is ``waited_ms``, the
+time from then until its first prefill chunk was computed; else it is when the line was begun.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Recorder:
     """Appends requests to a file; several processes may append to the same one.
 
     Args:
-        clock: seconds, for the timestamps; it decides nothing.
+        clock: seconds, where nobody knows when a request arrived; it decides nothing.
 
     Raises:
         OSError: the file cannot be written, here or in any method.
@@ -45,13 +46,15 @@ class Recorder:
         """Note one event of the stream; requests that did not finish are left out."""
         if isinstance(event, Began):
             self._held[event.run_id] = {
-                "timestamp": round(self._clock() * 1000),
+                "timestamp": event.arrived_ms or round(self._clock() * 1000),
                 "input_length": event.prompt_tokens,
                 "output_length": 0,
                 "hash_ids": [block >> _ID_SHIFT for block in event.hashes],
                 "output_hash_ids": [],
                 "block_tokens": self._block_tokens,
             }
+            if event.arrived_ms:
+                self._held[event.run_id]["waited_ms"] = event.waited_ms
             if len(self._held) > MOST_HELD:
                 self._ended.add(next(iter(self._held)))
         elif isinstance(event, Ended) and event.run_id in self._held:

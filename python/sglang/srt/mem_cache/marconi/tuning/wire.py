@@ -16,6 +16,8 @@ from sglang.srt.mem_cache.marconi.tuning.retrospect import Trial, Verdict
 from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice
 
 _HEAD = struct.Struct("<BBQII")
+#: When a request arrived, and how long it waited: before the hashes of a request that began.
+_CAME = struct.Struct("<QQ")
 #: What a byte says of what follows a request.
 _HINTS = (None, *Hint)
 _SETUP, _BEGAN, _ENDED, _TAKEN_BACK, _FLUSHED, _LOOK_BACK = range(6)
@@ -33,9 +35,12 @@ def setup(pickled: bytes) -> bytes:
     return _HEAD.pack(_SETUP, 0, 0, 0, len(pickled)) + pickled
 
 
-def began(run_id: int, prompt_tokens: int, hashes: bytes) -> bytes:
+def began(
+    run_id: int, prompt_tokens: int, hashes: bytes, arrived_ms: int = 0, waited_ms: int = 0
+) -> bytes:
     """A :class:`Began`; hashes are 8 bytes each, of this machine's byte order."""
-    return _HEAD.pack(_BEGAN, 0, run_id, prompt_tokens, len(hashes)) + hashes
+    body = _CAME.pack(arrived_ms, waited_ms) + hashes
+    return _HEAD.pack(_BEGAN, 0, run_id, prompt_tokens, len(body)) + body
 
 
 def ended(
@@ -74,11 +79,12 @@ def read_events(stream: BinaryIO) -> Iterator[Event | LookBack]:
     while True:
         try:
             kind, said, number, tokens, size = _HEAD.unpack(_exactly(stream, _HEAD.size))
-            body = array("Q", _exactly(stream, size))
+            came = _CAME.unpack(_exactly(stream, _CAME.size)) if kind == _BEGAN else ()
+            body = array("Q", _exactly(stream, size - _CAME.size * bool(came)))
         except EOFError:
             return
         if kind == _BEGAN:
-            yield Began(number, tokens, body)
+            yield Began(number, tokens, body, *came)
         elif kind == _ENDED:
             yield Ended(number, body, tokens, _HINTS[said])
         elif kind == _TAKEN_BACK:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from lab.arrivals import Arrival
+from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival
 
 #: With more requests waiting, lpm and hrrn serve in order of arrival; so many are touched.
 MOST_MATCHED = 128
@@ -88,7 +88,7 @@ def _shares_with_another(queue: Sequence[Waiting], block: int) -> set[Waiting]:
     for one in queue:
         if one.matched > SHARED_TOKENS:
             continue
-        beginning = one.arrival.request.prompt_ids[:count]
+        beginning = tuple(one.arrival.request.prompt_ids[:count])
         if len(beginning) < count:
             continue
         if beginning in begun:

@@ -18,11 +18,20 @@ from math import ceil
 from typing import Protocol
 
 from sglang.srt.marconi_utils import ModelCost
-
-from lab.arrivals import Arrival, Arrivals
-from lab.schedules import MOST_MATCHED, TOUCH_INTERVAL, Schedule, Waiting
-from lab.served import CHUNK_TOKENS, GRID_TOKENS, OutOfMemory, Served
-from lab.service import ServiceTimes
+from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival, Arrivals
+from sglang.srt.mem_cache.marconi.advice.load.schedules import (
+    MOST_MATCHED,
+    TOUCH_INTERVAL,
+    Schedule,
+    Waiting,
+)
+from sglang.srt.mem_cache.marconi.advice.load.served import (
+    CHUNK_TOKENS,
+    GRID_TOKENS,
+    OutOfMemory,
+    Served,
+)
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 
 
 class Run(Protocol):
