@@ -22,7 +22,7 @@ from sglang.srt.mem_cache.marconi.advice.load.served import (
     TRACK_TOKENS,
     Served,
 )
-from sglang.srt.mem_cache.marconi.advice.load.shadow import LoadedShadow, ShadowRun
+from sglang.srt.mem_cache.marconi.advice.loaded_shadow import LoadedShadow, ShadowRun
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy

@@ -40,7 +40,7 @@ class RunSpec:
         concurrency: requests that run at a time; ``None``: one at a time, without a clock.
         active: sessions of a closed loop; ``None``: requests come by the trace's clock.
         think_seconds: mean time from an answer to its session's next request, in a closed loop.
-        schedule: the order of service, one of :data:`lab.schedules.SCHEDULES`.
+        schedule: the order of service, a key of :data:`SCHEDULES`.
         labels: further columns of the row.
         memory: whether states and KV have pools of their own or share one budget of bytes.
         base: the release of SGLang whose cache runs, one of :data:`lab.bases.BASES`.

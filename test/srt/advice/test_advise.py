@@ -111,5 +111,10 @@ def test_the_command_line_prints_the_curve_and_the_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "elastic" in printed and "as SGLang does by default" in printed
     assert f"launch_server --model {MODEL}" in printed
+    assert "TTFT" not in printed and "give --tflops" in printed
+    speed = ["--tflops", "100", "--running", "4", "--policy", "policy 3 (value)"]
+    advise.main(["--trace", str(path), "--model", MODEL, "--memory-gib", "3", *speed])
+    printed = capsys.readouterr().out
+    assert printed.count("150 requests that arrive in 149 s, 4 at a time, 100 TFLOP/s") == 3
     with pytest.raises(SystemExit, match="No such file"):
         advise.main(["--trace", "/nowhere", "--model", MODEL, "--memory-gib", "3"])

@@ -146,6 +146,9 @@ def test_a_policy_is_chosen_live_and_requests_are_recorded(tmp_path):
             time.sleep(0.1)
     assert last_lengths(recording, 200) == lengths
     requests = recorded(recording)[-200:]
+    arrivals = [request.timestamp_ms / 1000 for request in requests]
+    assert arrivals == sorted(arrivals) and 0 < time.time() - arrivals[0] < 600
+    assert all(request.waited_ms for request in requests)
     for these, those in itertools.combinations(range(0, 64, 8), 2):
         same = prompts[these][:64] == prompts[those][:64]
         assert (requests[these].prompt_ids[0] == requests[those].prompt_ids[0]) == same

@@ -1,11 +1,12 @@
-"""Which split of memory, policy, admission and path cap would have saved most FLOPs?
+"""Which split of memory, policy, admission and path cap would have saved most FLOPs, in what order?
 
     sglang-marconi advise --recording FILE --model config.json --memory-gib 40
 
 Reads what a server wrote under ``--marconi-record``, replays it on block hashes, one request at a
 time, and prints FLOPs saved over ``--mamba-full-memory-ratio`` and by elastic memory, the launch
-command of the best, and what cached states of other types would hit. The trace lab's ``advise.py``
-does the same for traces of other formats.
+command of the best, and what cached states of other types would hit. With ``--tflops`` and
+``--running`` it serves the requests once more as they arrived, under each ``--schedule-policy``.
+The trace lab's ``advise.py`` does the same for traces of other formats.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 from sglang.srt.marconi_utils import ModelCost, cost_by_name, cost_from_config
+from sglang.srt.mem_cache.marconi.advice.load.schedules import FCFS
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
+from sglang.srt.mem_cache.marconi.advice.order_text import order_text
+from sglang.srt.mem_cache.marconi.advice.orders import (
+    LoadedServer,
+    OrderAdvice,
+    advise_order,
+    arrived,
+)
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest, read_recording
 from sglang.srt.mem_cache.marconi.advice.replay import (
     ELASTIC,
@@ -27,8 +38,10 @@ from sglang.srt.mem_cache.marconi.advice.replay import (
     Advice,
     Option,
     advise,
+    shadow_of,
 )
 from sglang.srt.mem_cache.marconi.advice.state_types import TypedStates, by_state_type
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +79,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f'"{name}"' for name in POLICY_ROWS),
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    load = parser.add_argument_group("orders of service, for requests whose arrival is known")
+    load.add_argument("--tflops", type=_positive, help="TFLOP/s that the server prefills with")
+    load.add_argument("--running", type=_count, help="as its --max-running-requests")
+    load.add_argument(
+        "--prefill-ms", type=_milliseconds, default=0.0, help="more for each prefill batch"
+    )
+    load.add_argument("--decode-ms-per-token", type=_milliseconds, default=20.0)
+    load.add_argument(
+        "--load-requests",
+        type=_count,
+        default=2000,
+        metavar="N",
+        help="serve the first N (default: %(default)s); the whole recording is replayed before",
+    )
 
 
 def load_model(model: str) -> ModelCost:
@@ -104,11 +131,65 @@ def advised(
         block_tokens=block,
         ratios=advice.ratios,
     )
+    orders, left_out = _orders(options, requests, block, cost, advice)
     if options.json:
-        more = {"command": command(advice.best, options.model), "state_types": types}
+        more = {
+            "command": command(advice.best, options.model, orders),
+            "state_types": types,
+            "orders": {_titled(option): order for option, order in orders.items()},
+            "orders_left_out": left_out,
+        }
         return json.dumps({**asdict(advice), **more}, default=asdict)
-    parts = [table(advice), summary(advice, options.model), type_table(types, cost)]
+    parts = [table(advice)]
+    if orders:
+        server = _loaded_server(options)
+        parts += [order_text(_titled(option), found, server) for option, found in orders.items()]
+    parts += [summary(advice, options.model, orders), left_out, type_table(types, cost)]
     return "\n\n".join(filter(None, parts))
+
+
+Orders = Mapping[Option, OrderAdvice]
+"""What the orders of service give with an option."""
+
+
+def _orders(
+    options: argparse.Namespace,
+    requests: Sequence[HashedRequest],
+    block: int,
+    cost: ModelCost,
+    advice: Advice,
+) -> tuple[Orders, str]:
+    """The orders with the best options and with stock, or none and why they are left out."""
+    what = "To compare orders of service (--schedule-policy), give"
+    if options.tflops is None or options.running is None:
+        return {}, (
+            f"{what} --tflops (what the server prefills with) and --running (its "
+            "--max-running-requests)."
+        )
+    sent = arrived(requests, options.load_requests)
+    if not sent:
+        return {}, f"{what} a recording with arrivals (waited_ms in its lines): this one has none."
+
+    def found(option: Option) -> OrderAdvice:
+        def empty() -> ShadowCache:
+            memory = options.memory_gib * 2**30
+            cache = shadow_of(option.policy, option.ratio, cost, memory, block)
+            assert cache is not None, "it was replayed before"
+            return cache
+
+        return advise_order(sent, cost, empty, block, _loaded_server(options))
+
+    tried = dict.fromkeys((advice.best, advice.static, advice.stock))
+    return {option: found(option) for option in tried}, ""
+
+
+def _loaded_server(options: argparse.Namespace) -> LoadedServer:
+    service = ServiceTimes(
+        prefill_flops_per_second=options.tflops * 1e12,
+        decode_seconds_per_token=options.decode_ms_per_token / 1000,
+        batch_seconds=options.prefill_ms / 1000,
+    )
+    return LoadedServer(service, options.running)
 
 
 def table(advice: Advice) -> str:
@@ -142,43 +223,62 @@ def type_table(types: Sequence[TypedStates], cost: ModelCost) -> str:
     return "\n".join(lines)
 
 
-def summary(advice: Advice, model: str) -> str:
+def summary(advice: Advice, model: str, orders: Orders = MappingProxyType({})) -> str:
     """What is best, what it is worth beside stock's default, and how to launch it."""
     lines = [
         f"Best: {_named(advice.best)} of FLOPs saved over {advice.requests} requests; "
         f"{_named(advice.stock)}, as SGLang does by default.",
-        command(advice.best, model),
+        command(advice.best, model, orders),
     ]
     if advice.best.ratio is None:
         lines += [
             f"Where SGLang cannot serve unified memory: {_named(advice.static)}.",
-            command(advice.static, model),
+            command(advice.static, model, orders),
         ]
     return "\n".join(lines)
 
 
 def _named(option: Option) -> str:
+    return f"{_titled(option)}, {100 * option.saved:.1f} %"
+
+
+def _titled(option: Option) -> str:
     memory = "elastic memory" if option.ratio is None else f"ratio {option.ratio:g}"
-    return f"{option.policy} with {memory}, {100 * option.saved:.1f} %"
+    return f"{option.policy} with {memory}"
 
 
-def command(option: Option, model: str) -> str:
-    """How to launch it."""
+def command(option: Option, model: str, orders: Orders = MappingProxyType({})) -> str:
+    """How to launch it, in the order of service that is advised for it."""
     memory = "--enable-unified-memory"
     if option.ratio is not None:
         memory = f"--mamba-full-memory-ratio {option.ratio:g}"
-    flags = POLICY_ROWS[option.policy].flags
-    return f"python3 -m sglang.launch_server --model {model} {memory} {flags}".rstrip()
+    flags = [memory, POLICY_ROWS[option.policy].flags]
+    if option in orders and orders[option].advised != FCFS.name:
+        flags.append(f"--schedule-policy {orders[option].advised}")
+    return " ".join(["python3 -m sglang.launch_server --model", model, *filter(None, flags)])
 
 
 def _positive(text: str) -> float:
+    value = _milliseconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number > 0")
+    return value
+
+
+def _milliseconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number > 0")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number >= 0")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed is a whole number > 0")
+    return int(text)
 
 
 def _ratios(text: str) -> tuple[float, ...]:

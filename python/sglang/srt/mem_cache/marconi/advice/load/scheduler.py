@@ -1,6 +1,6 @@
 """A server under load: requests wait, are looked up while they wait, and run beside each other.
 
-A discrete-event simulation in the manner of SGLang 0.5.23's scheduler, over any cache of the lab.
+A discrete-event simulation in the manner of SGLang 0.5.23's scheduler, over any simulated cache.
 When the machine is free, a pass sorts the queue and admits from its head while fewer than
 ``running`` run, what all of them still need can be found free or evictable, and the chunk has room;
 what is admitted is one prefill batch. While there is nothing to prefill, all that run decode step
