@@ -246,9 +246,10 @@ class CpuCache:
             self.cache.use(node_id, req)
 
     def match(self, tokens: list[int], **kwargs: Any) -> Any:
-        """As for a request that is admitted, and so uses what it found."""
+        """As for a request that is admitted, and so uses what it found and misses what it lost."""
+        req = kwargs.setdefault("req", SimpleNamespace(origin_input_ids=tokens, session=None))
         result = self.look(tokens, **kwargs)
-        self.use(result.best_match_node, kwargs.get("req"))
+        self.use(result.best_match_node, req)
         return result
 
     def hit(self, tokens: list[int]) -> int:

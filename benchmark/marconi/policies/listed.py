@@ -254,6 +254,9 @@ class ListPolicy:
         if depth is not None and self.missed(id):
             self._returns.append((now, depth))
 
+    def on_forgotten(self, id: int) -> None:
+        self._depths.pop(id, None)
+
     def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         want = None if self.shared else pool
         if want not in self._wants:

@@ -55,6 +55,9 @@ class ReturnObserver(Protocol):
     def on_return(self, id: int, now: int) -> None:
         """A request would have resumed at the evicted state of prefix ``id``, and none deeper."""
 
+    def on_forgotten(self, id: int) -> None:
+        """No more will be told of the evicted state of prefix ``id``."""
+
 
 @runtime_checkable
 class QueueObserver(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -103,10 +103,19 @@ class Ghosts:
     300 bytes. Hashes are Python's own: they differ from process to process, answers do not.
     """
 
-    def __init__(self, max_blocks: int = 65536) -> None:
+    def __init__(
+        self, max_blocks: int = 65536, on_forgotten: Callable[[int], None] | None = None
+    ) -> None:
+        """
+        Args:
+            max_blocks: that are remembered.
+            on_forgotten: told of the owner of each state that is forgotten, for want of room or for a
+                later one at the same place.
+        """
         if max_blocks < 1:
             raise ValueError(f"max_blocks is {max_blocks}; allowed is 1 or more")
         self._max_blocks = max_blocks
+        self._on_forgotten = on_forgotten
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._evicted_blocks: Counter[int] = Counter()
         self._tail_starts: Counter[tuple[int, bytes]] = Counter()
@@ -134,6 +143,8 @@ class Ghosts:
             tails = self._block(end.chain, number).state_tails
             if end.tail not in tails:
                 self._tail_starts[number, end.tail[:_TOKEN_BYTES]] += 1
+            elif tails[end.tail] != owner:
+                self._tell_forgotten(tails[end.tail])
             tails[end.tail] = owner
         while len(self._blocks) > self._max_blocks:
             self._forget(self._blocks.popitem(last=False)[1])
@@ -194,8 +205,13 @@ class Ghosts:
     def _forget(self, block: _Block) -> None:
         if block.own is not None:
             _take_one(self._evicted_blocks, block.own)
-        for tail in block.state_tails:
+        for tail, owner in block.state_tails.items():
             _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
+            self._tell_forgotten(owner)
+
+    def _tell_forgotten(self, owner: int) -> None:
+        if self._on_forgotten is not None:
+            self._on_forgotten(owner)
 
 
 def _take_one(counts: Counter[_T], key: _T) -> None:

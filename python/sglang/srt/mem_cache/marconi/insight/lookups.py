@@ -44,7 +44,7 @@ class Lookups:
     def __init__(self, view: PathReader) -> None:
         self._view = view
         self._tree: TreeReader | None = None
-        self._ghosts = Ghosts()
+        self._ghosts = Ghosts(on_forgotten=self._forgotten)
         self._deleted: deque[tuple[Any, bool]] = deque()
         self._had_state: set[int] = set()
         self._digests: dict[int, PrefixDigest] = {}
@@ -114,6 +114,10 @@ class Lookups:
             # It must have heard that the prefix left.
             self._view.report_left()
             policy.on_return(lost, self._view.now)
+
+    def _forgotten(self, owner: int) -> None:
+        if isinstance(self._view.policy, ReturnObserver):
+            self._view.policy.on_forgotten(owner)
 
     @staticmethod
     def note_held(req: Any, tokens: int) -> None:

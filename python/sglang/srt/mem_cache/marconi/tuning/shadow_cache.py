@@ -237,10 +237,14 @@ class ShadowCache:
 
     def _remember(self, node: ShadowNode) -> None:
         end = node.last
-        self._evicted.pop(end, None)
+        forgotten = [self._evicted.pop(end)] if end in self._evicted else []
         self._evicted[end] = node.id
         if len(self._evicted) > MOST_EVICTED:
-            del self._evicted[next(iter(self._evicted))]
+            forgotten.append(self._evicted.pop(next(iter(self._evicted))))
+        if isinstance(self.policy, ReturnObserver):
+            for id in forgotten:
+                if id != node.id:
+                    self.policy.on_forgotten(id)
 
     # -- what a request does
 

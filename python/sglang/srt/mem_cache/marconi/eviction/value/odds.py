@@ -41,7 +41,7 @@ class Role(Enum):
     RESUMABLE = "resumable"
     #: The one prefix below it supersedes it, unless history is rewritten.
     SUPERSEDED = "superseded"
-    #: Several prefixes part here.
+    #: Several prefixes part here, or did since its state was cached.
     FORK = "fork"
 
 

@@ -125,14 +125,14 @@ class ValuePolicy:
         self._count_hits()
         self._advance(now)
         if prefix.has_state:
-            self._watch(prefix, role_of(prefix), prefix.last_access)
+            self._watch(prefix, self._role(prefix), prefix.last_access)
         self._place(prefix)
 
     def on_hit(self, prefix: CachedPrefix, now: int) -> None:
         # If others wait for it too, the next pass says so.
         self._turns.end(prefix.id)
         self._hints.pop(prefix.id, None)
-        self._hits.append((prefix, role_of(prefix), now))
+        self._hits.append((prefix, self._role(prefix), now))
         if len(self._hits) > MOST_HITS:
             self._count_hit()
         if len(self._unplaced) > MOST_HITS:
@@ -141,7 +141,7 @@ class ValuePolicy:
     def on_change(self, prefix: CachedPrefix) -> None:
         self._count_hits()
         self._advance(prefix.last_access)
-        watched, role = self._watched.get(prefix.id), role_of(prefix)
+        watched, role = self._watched.get(prefix.id), self._role(prefix)
         if not prefix.has_state:
             if watched is not None:
                 del self._watched[prefix.id]
@@ -174,6 +174,12 @@ class ValuePolicy:
         gone = self._evicted.pop(id, None)
         if gone is not None:
             self._observations.use(gone)
+
+    def on_forgotten(self, id: int) -> None:
+        """Should a request come back for the evicted state of prefix ``id``, nobody will tell."""
+        gone = self._evicted.pop(id, None)
+        if gone is not None:
+            self._observations.lose(gone)
 
     def on_queue(self, queue: Sequence[int | None], now: int) -> None:
         """Requests wait that would resume at these prefixes, the next to be served first.
@@ -347,6 +353,17 @@ class ValuePolicy:
                 return
             prefix = self._candidate(above.id)
             yield above
+
+    def _role(self, prefix: CachedPrefix) -> Role:
+        """Its role in the tree, but that where prefixes parted once they may part again.
+
+        An agent that edits its history resumes there every turn, also when the branch that it left
+        is gone.
+        """
+        watched = self._watched.get(prefix.id)
+        if watched is not None and watched.kind.role is Role.FORK:
+            return Role.FORK
+        return role_of(prefix)
 
     def _entry(self, id: int, pool: Pool) -> Candidate | Expected | None:
         """A prefix that a pool may evict, as it stands in one of its orders."""
