@@ -101,6 +101,24 @@ def test_a_health_check_and_a_sessions_later_turn_use_nothing(
 
 
 @pytest.mark.parametrize("core", CORES)
+def test_a_request_whose_name_is_no_text_is_served_as_any(
+    core: str, monkeypatch: pytest.MonkeyPatch
+):
+    with server_context():
+        harness = TreeHarness(3, core=core, kv_tokens=400, state_slots=20)
+        harness.insert(sequence(16, 1))
+        harness.cache.request_let_go()
+        heard = told(harness, monkeypatch)
+        req = waiting(sequence(24, 1), rid=0)
+        found = harness.look(req.origin_input_ids, req=req)
+        req.lock = harness.cache.lock(found.last_device_node)
+        harness.cache.maybe_hand_to_session(req)
+        assert heard == [("on_hit", found.best_match_node)]
+        assert harness.cache.stats.errors == 0
+        harness.cache.unlock(req.lock)
+
+
+@pytest.mark.parametrize("core", CORES)
 def test_a_return_is_told_when_the_request_is_admitted_and_once(
     core: str, monkeypatch: pytest.MonkeyPatch
 ):

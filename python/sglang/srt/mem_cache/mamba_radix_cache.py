@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
 from sglang.srt.mem_cache.mamba_radix.client_hints import ClientHints
 from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
+from sglang.srt.mem_cache.mamba_radix.probes import is_probe
 from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk, SingleVictim, session_test
 from sglang.srt.mem_cache.mamba_radix.shared_memory import SharedMemory
 from sglang.srt.mem_cache.mamba_radix.transfers import finish_transfers
@@ -214,7 +214,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         # SGLang calls it for every prefill that it has found memory for, chunk by chunk.
         lock = req.lock
         super().maybe_hand_to_session(req)
-        if lock is None or getattr(req, "marconi_used", False) or is_health_check_generate_req(req):
+        if lock is None or getattr(req, "marconi_used", False) or is_probe(req):
             return
         req.marconi_used = True
         self.use(lock.node, req)
@@ -253,7 +253,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return result
 
     def _match_tree(self, params: Any) -> Any:
-        if is_health_check_generate_req(params.req):
+        if is_probe(params.req):
             with self._probing():
                 return super()._match_tree(params)
         result = super()._match_tree(params)
@@ -282,7 +282,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
             self.count_error("noting who waits", error)
 
     def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-        if is_health_check_generate_req(req):
+        if is_probe(req):
             with self._probing():
                 super().checkpoint(req, up_to=up_to, **kwargs)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.schedule_batch import FINISH_ABORT
-from sglang.srt.managers.utils import is_health_check_generate_req
+from sglang.srt.mem_cache.mamba_radix.probes import is_probe
 from sglang.srt.mem_cache.marconi.eviction.policy import HintObserver
 from sglang.srt.mem_cache.marconi.hints import Hint, read_hint
 
@@ -31,7 +31,7 @@ class ClientHints:
         Returns:
             What was said of what follows; ``None`` also for one that was retracted and goes on.
         """
-        if not req.finished() or is_health_check_generate_req(req):
+        if not req.finished() or is_probe(req):
             return None
         counts = self._cache.stats.hints
         reading = read_hint(getattr(getattr(req, "sampling_params", None), "custom_params", None))

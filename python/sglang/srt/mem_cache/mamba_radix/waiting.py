@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.managers.utils import is_health_check_generate_req
 from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+from sglang.srt.mem_cache.mamba_radix.probes import is_probe
 from sglang.srt.mem_cache.marconi.eviction.policy import (
     MOST_WAITING,
     REFRESH_PASSES,
@@ -57,7 +57,7 @@ class WaitingRequests:
     @staticmethod
     def _is_apart(req: Any) -> bool:
         """Probes are no requests, and a session may hold its KV and state outside the tree."""
-        return req.session is not None or is_health_check_generate_req(req)
+        return req.session is not None or is_probe(req)
 
     def _resumes_at(self, req: Any, matched: bool, refresh: bool) -> int | None:
         if matched:
