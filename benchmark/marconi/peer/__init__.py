@@ -1,0 +1,1 @@
+"""SGLang's own tests, run with our cache in the place of stock's."""
