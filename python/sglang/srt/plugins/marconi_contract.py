@@ -173,7 +173,7 @@ sglang.srt.sampling.sampling_params.SamplingParams
 sglang.srt.session.session_controller.Session
     read session_id, streaming
 
-# mem_cache/mamba_radix_cache.py: health checks count as requests
+# mem_cache/mamba_radix/probes.py: health checks count as requests
 sglang.srt.managers.utils.is_health_check_generate_req
     call (recv_req)
 
