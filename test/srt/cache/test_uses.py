@@ -138,3 +138,21 @@ def test_a_return_is_told_when_the_request_is_admitted_and_once(
             harness.cache.maybe_hand_to_session(req)
         assert heard == [("on_return", lost)]
         harness.cache.unlock(req.lock)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_the_policy_hears_which_evicted_state_is_remembered_no_longer(
+    core: str, monkeypatch: pytest.MonkeyPatch
+):
+    with server_context():
+        harness = TreeHarness(3, core=core, kv_tokens=400, state_slots=3)
+        policy, forgotten = harness.cache.policy, []
+        assert isinstance(policy, ValuePolicy)
+        monkeypatch.setattr(policy, "on_forgotten", forgotten.append)
+        monkeypatch.setattr(harness.cache._lookups._ghosts, "_max_blocks", 2)
+        for first in range(8):
+            harness.insert(sequence(64, first * 1000))
+            # A look remembers what was evicted before.
+            harness.look(sequence(64, 10**6 + first), req=waiting(sequence(64, 10**6 + first)))
+        assert len(forgotten) == len(set(forgotten)) >= 2
+        harness.check()

@@ -213,6 +213,42 @@ def test_a_return_to_an_evicted_state_counts_as_a_use():
     assert policy.odds.chance(RESUMABLE, level) > before + 0.2
 
 
+def test_what_nobody_will_tell_of_says_nothing_of_later_ages():
+    forgetting, watching = ValuePolicy(LinearCost()), ValuePolicy(LinearCost())
+    for policy in (forgetting, watching):
+        for id in range(1, 40):
+            known = prefix(id, last_access=id * 100)
+            policy.on_insert(known, id * 100)
+            policy.on_remove(known)
+            if policy is forgetting:
+                policy.on_forgotten(id)
+        policy.on_insert(prefix(50, last_access=10_000), 10_000)
+    level = level_of(1000)
+    assert watching.odds.chance(RESUMABLE, level) < PRIOR / 2
+    assert forgetting.odds.chance(RESUMABLE, level) > watching.odds.chance(RESUMABLE, level) * 1.2
+    forgetting.on_forgotten(1)
+    forgetting._check()
+
+
+def test_where_prefixes_parted_stays_a_fork_while_its_state_is_cached():
+    policy = ValuePolicy(LinearCost())
+    known = prefix(1, last_access=1)
+    policy.on_insert(known, 1)
+    for children, role in ((1, Role.SUPERSEDED), (2, Role.FORK), (1, Role.FORK), (0, Role.FORK)):
+        known.children, known.is_leaf = children, not children
+        policy.on_change(known)
+        assert policy.explain(known, Pool.STATE).kind.role is role
+    known.last_access = 5
+    policy.on_hit(known, 5)
+    policy.on_change(known)
+    assert policy.explain(known, Pool.STATE).kind is prefix_class(Role.FORK, uses=1)
+    known.has_state = False
+    policy.on_change(known)
+    known.has_state = True
+    policy.on_change(known)
+    assert policy.explain(known, Pool.STATE).kind is RESUMABLE
+
+
 def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
     policy = ValuePolicy(LinearCost())
     system = prefix(1, depth=10)

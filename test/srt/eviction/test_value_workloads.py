@@ -47,8 +47,9 @@ def test_histories_that_agents_edit(eliding):
     lru = share_saved(static(LruPolicy()), eliding, COST)
     # Prompts come back to interior states: not all is saved by keeping the ends of sessions.
     assert 0.05 < lru < 0.5
-    assert share_saved(static(ValuePolicy(COST)), eliding, COST) >= lru - SLACK
-    assert share_saved(elastic(), eliding, COST) >= lru
+    # Once the branch that an agent left is gone, where it left it is still where it resumes.
+    assert share_saved(static(ValuePolicy(COST)), eliding, COST) >= lru + 0.1
+    assert share_saved(elastic(), eliding, COST) >= lru + 0.1
 
 
 @pytest.mark.parametrize("before", ["chat", "agent"])

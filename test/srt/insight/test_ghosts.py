@@ -99,3 +99,17 @@ def test_memory_is_bounded_and_the_oldest_goes_first():
     assert len(ghosts) == 0
     with pytest.raises(ValueError, match="max_blocks"):
         Ghosts(max_blocks=0)
+
+
+def test_who_owned_a_forgotten_state_is_told_once():
+    told: list[int] = []
+    ghosts, root = Ghosts(max_blocks=2, on_forgotten=told.append), root_digest(NO_NAMESPACE)
+    for owner in range(3):
+        ghosts.add(root, [owner] * 3, True, owner)
+    assert told == [0]
+    ghosts.add(root, [2] * 3, True, 2)
+    assert told == [0]
+    # The same prefix was cached again, and evicted again: only the later state can be missed.
+    ghosts.add(root, [2] * 3, True, 7)
+    assert told == [0, 2]
+    assert ghosts.look_up(root, [2] * 3).state_owner == 7
