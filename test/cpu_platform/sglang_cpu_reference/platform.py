@@ -12,7 +12,14 @@ from typing import Any
 from sglang.srt.platforms.cpu import CpuSRTPlatform
 from sglang.srt.platforms.interface import PlatformCapabilities
 
-from sglang_cpu_reference import SGLANG_VERSION, latent_attention, patching, threads, unified_memory
+from sglang_cpu_reference import (
+    SGLANG_VERSION,
+    latent_attention,
+    patching,
+    threads,
+    transfer,
+    unified_memory,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +92,7 @@ class CpuReferencePlatform(CpuSRTPlatform):  # type: ignore[misc, unused-ignore]
 
         patching.apply(REPLACEMENTS)
         latent_attention.register()
+        transfer.prepare()
         threads.settle(get_device().gpu_id)
         logger.info("CPU reference kernels are in place (%d names)", len(REPLACEMENTS))
 
