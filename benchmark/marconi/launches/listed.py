@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 EXTRA = ("--mamba-radix-cache-strategy", "extra_buffer")
 LAZY = ("--mamba-radix-cache-strategy", "extra_buffer_lazy")
@@ -14,10 +15,14 @@ DP_ATTENTION = ("--tp", "2", "--dp-size", "2", "--enable-dp-attention")
 # SGLang's direct copies are the only ones that the CPU platform has.
 HOST = ("--enable-hierarchical-cache", "--hicache-ratio", "2")
 STORED = (
-    *("--hicache-storage-backend", "file"),
     *("--hicache-storage-prefetch-policy", "wait_complete"),
     *("--hicache-io-backend", "direct", "--hicache-mem-layout", "page_first_direct"),
 )
+STORED_IN = "--hicache-storage-backend"
+OVER_NIXL = ("--disaggregation-transfer-backend", "nixl")
+PREFILL = ("--disaggregation-mode", "prefill", *OVER_NIXL)
+DECODE = ("--disaggregation-mode", "decode", *OVER_NIXL)
+DECODE_CACHE = "--disaggregation-decode-enable-radix-cache"
 EVENTS = ("--kv-events-config", '{"publisher": "zmq", "endpoint": "tcp://127.0.0.1:*"}')
 
 #: Steps, branches and tokens of a draft as operators have them; Qwen3.5's own head drafts.
@@ -34,8 +39,6 @@ DRAFT_HEAD = "MTP (no draft head in the tiny model)"
 ATTENTION = "the attention backend (a GPU's kernels)"
 QUANTISED = "quantised weights (a GPU's kernels)"
 ROUTER = "the router"
-MOONCAKE = "the storage backend (another store's server)"
-TRANSFER = "the transfer between prefill and decode servers"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Launch:
         stand_in: what of the model is another's here.
         refused: words of the message, where the launch has to end before the model loads.
         policy: our flags, beside which stock is served without any.
+        decode: flags of the decode server, where ``flags`` are a prefill server's.
     """
 
     number: int
@@ -63,6 +67,7 @@ class Launch:
     stand_in: str = ""
     refused: str = ""
     policy: tuple[str, ...] = ("--marconi-evict-policy", "3")
+    decode: tuple[str, ...] = ()
 
     @property
     def rounds(self) -> bool:
@@ -73,6 +78,20 @@ class Launch:
     def drafts(self) -> bool:
         """A draft model proposes tokens, and the model itself verifies them."""
         return "--speculative-algorithm" in self.flags
+
+    @property
+    def decode_caches(self) -> bool:
+        """The decode server has a prefix cache, and so takes our flags."""
+        return DECODE_CACHE in self.decode
+
+    @property
+    def stores_in_mooncake(self) -> bool:
+        """What the host tier evicts goes to a Mooncake store."""
+        return (STORED_IN, "mooncake") in pairwise(self.flags)
+
+    def undivided(self) -> Launch:
+        """The launch on one server, which prefills and decodes."""
+        return replace(self, flags=self.flags[len(PREFILL) :], decode=())
 
     def differs(self) -> tuple[str, ...]:
         """All that is not as operators have it."""
@@ -141,7 +160,10 @@ LAUNCHES: tuple[Launch, ...] = (
         "Qwen3.5-9B",
         "extra_buffer, page 64, tp 4, HiCache write_through, file storage",
         "qwen3.5",
-        (*TP_2, *EXTRA, *PAGE_64, *HOST, "--hicache-write-policy", "write_through", *STORED),
+        (
+            *(*TP_2, *EXTRA, *PAGE_64, *HOST, "--hicache-write-policy", "write_through"),
+            *(STORED_IN, "file", *STORED),
+        ),
     ),
     Launch(
         8,
@@ -149,10 +171,10 @@ LAUNCHES: tuple[Launch, ...] = (
         "extra_buffer, page 64, tp 4, long chunks, HiCache write_through, mooncake",
         "qwen3.5",
         (
-            *(*EXTRA, *TP_2, *PAGE_64, "--chunked-prefill-size", "2048"),
+            *(*TP_2, *EXTRA, *PAGE_64, "--chunked-prefill-size", "2048"),
             *(*HOST, "--hicache-write-policy", "write_through"),
+            *(STORED_IN, "mooncake", *STORED),
         ),
-        (MOONCAKE,),
     ),
     Launch(
         9,
@@ -198,7 +220,7 @@ LAUNCHES: tuple[Launch, ...] = (
         "the same, 2P1D over nixl: a decode server",
         "--disaggregation-mode decode",
         "qwen3.5",
-        ("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "fake"),
+        DECODE,
         refused=_DECODE,
     ),
     Launch(
@@ -227,9 +249,12 @@ LAUNCHES: tuple[Launch, ...] = (
         "GLM-5.3-Flash TP4, RTX PRO 6000",
         "HiCache write_through, chunks; or PD over nixl",
         "qwen3-next",
-        (*EXTRA, *HOST, "--hicache-write-policy", "write_through", "--chunked-prefill-size", "128"),
-        (TRANSFER,),
+        (
+            *(*PREFILL, *EXTRA, *HOST, "--hicache-write-policy", "write_through"),
+            *("--chunked-prefill-size", "128"),
+        ),
         stand_in="GLM's layers (Qwen3-Next's instead)",
+        decode=(*DECODE, *EXTRA),
     ),
     Launch(
         18,
@@ -253,8 +278,9 @@ LAUNCHES: tuple[Launch, ...] = (
         "Nemotron-3-Super FP8, Dynamo",
         "tp 4; or 2+2 disaggregated over nixl",
         "nemotron-h",
-        (*TP_2, *EXTRA, *EVENTS),
-        (QUANTISED, TRANSFER),
+        (*PREFILL, *TP_2, *EXTRA, *EVENTS),
+        (QUANTISED,),
+        decode=(*DECODE, *TP_2, *EXTRA),
     ),
 )
 
@@ -279,6 +305,14 @@ MODES: tuple[Launch, ...] = (
         ),
     ),
     Launch(24, "Kimi-Linear-48B-A3B-Instruct", "no flags", "kimi-linear", ()),
+    Launch(
+        25,
+        "a decode server with a prefix cache, beside its prefill server",
+        f"{DECODE_CACHE}, no_buffer",
+        "qwen3.5",
+        (*PREFILL, *NO_BUFFER),
+        decode=(*DECODE, *NO_BUFFER, DECODE_CACHE),
+    ),
 )
 ALL = (*LAUNCHES, *MODES)
 

@@ -10,7 +10,9 @@ import pytest
 from launches.command import line
 from launches.listed import ALL, LAUNCHES, Launch, Outcome
 from launches.pairs import SETTINGS, allowed, pairs
-from launches.trial import try_launch
+from launches.served import serve
+from launches.trial import conversations, try_launch
+from live.server_api import marconi_counters
 from rows.parts.matrix import matrix_rows
 from rows.store import Rows
 from rows.tables.matrix import matrix
@@ -32,7 +34,8 @@ def test_twenty_launches_and_modes_have_numbers_of_their_own():
 def test_flags_are_sglangs_and_models_are_there(launch: Launch):
     parser = argparse.ArgumentParser(exit_on_error=False)
     ServerArgs.add_cli_args(parser)
-    parser.parse_args(["--model-path", "x", *launch.flags])
+    for flags in (launch.flags, launch.decode):
+        parser.parse_args(["--model-path", "x", *flags])
     assert launch.tiny in MODELS
 
 
@@ -53,6 +56,22 @@ def test_a_launch_is_served_with_stocks_answers(number: int):
     assert not outcome.problems and outcome.served, outcome.problems
     assert outcome.equal == outcome.asked and outcome.under_load == 90
     assert outcome.evicted_states > 20 and outcome.core == "MambaRadixRustTreeCore"
+
+
+@pytest.mark.server
+def test_a_prefill_and_a_decode_server_answer_as_one_stock_server():
+    """Policy 3 on both, which resume at states of their own; `make matrix` evicts and cancels."""
+    launch, model = BY_NUMBER[25], tiny_model("qwen3.5", "float32")
+    prompts = conversations(seed=25, count=4, turns=3)
+    with serve(launch.undivided(), model, ()) as stock, serve(launch, model, launch.policy) as pair:
+        wanted, found = (
+            [served.ask(prompt, 8).json()["output_ids"] for prompt in prompts]
+            for served in (stock, pair)
+        )
+        assert found == wanted
+        for counters in (marconi_counters(url)[0] for url in pair.urls):
+            assert counters["requests"] == len(prompts) and counters["hit_tokens"] > 0
+            assert not counters["errors"] and not counters["fallbacks_to_lru"]
 
 
 @pytest.mark.server

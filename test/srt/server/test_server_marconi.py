@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from launches.trial import POOLS as TIGHT_POOLS
+from launches.served import POOLS as TIGHT_POOLS
 from launches.trial import conversations
 from server_harness import Server, failing_launch, launch_server, tiny_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from launches.listed import NEXTN
-from launches.trial import POOLS as TIGHT_POOLS
+from launches.served import POOLS as TIGHT_POOLS
 from launches.trial import conversations
 from server_harness import Server, launch_server, tiny_model
 

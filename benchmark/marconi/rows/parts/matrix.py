@@ -35,7 +35,7 @@ def _said(launch: Launch) -> Row:
         "model": launch.model,
         "typed": launch.typed,
         "tiny": launch.tiny,
-        "flags": " ".join(launch.flags),
+        "flags": " and ".join(" ".join(flags) for flags in (launch.flags, launch.decode) if flags),
         "differs": list(launch.differs()),
         "rounds": launch.rounds,
     }
