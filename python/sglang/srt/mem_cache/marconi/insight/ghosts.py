@@ -109,8 +109,8 @@ class Ghosts:
         """
         Args:
             max_blocks: that are remembered.
-            on_forgotten: told of the owner of each state that is forgotten, for want of room or for a
-                later one at the same place.
+            on_forgotten: told of the owner of each state that is forgotten, for want of room or
+                for a later one at the same place.
         """
         if max_blocks < 1:
             raise ValueError(f"max_blocks is {max_blocks}; allowed is 1 or more")
