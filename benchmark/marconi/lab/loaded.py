@@ -26,7 +26,7 @@ class Server(LoadedCache, Protocol):
 def serve_loaded(spec: RunSpec, cache: Server, requests: Iterable[Request]) -> Iterator[Served]:
     """What each request found, in the order in which they end."""
     if spec.concurrency is None:
-        return map(cache.serve, requests)
+        return _alone(cache, requests)
     scheduler = Scheduler(
         cache,
         load_cost(spec.model),
@@ -36,6 +36,13 @@ def serve_loaded(spec: RunSpec, cache: Server, requests: Iterable[Request]) -> I
         block=spec.block,
     )
     return scheduler.serve(_arrivals(spec, requests))
+
+
+def _alone(cache: Server, requests: Iterable[Request]) -> Iterator[Served]:
+    for request in requests:
+        served = cache.serve(request)
+        served.session = request.session
+        yield served
 
 
 def _arrivals(spec: RunSpec, requests: Iterable[Request]) -> Arrivals:

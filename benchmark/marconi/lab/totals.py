@@ -10,6 +10,8 @@ import numpy as np
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.advice.load.served import Served
 
+from lab.spread import Spread
+
 REASONS = ("state_evicted", "kv_evicted", "never_admitted")
 #: Tokens: a prompt belongs to the first bin that is not shorter.
 LENGTH_BINS = (*(1024 << i for i in range(8)), 1 << 62)
@@ -45,6 +47,9 @@ class Totals:
     load: Load = field(default_factory=lambda: Load())
     first: int = 0
 
+    def __post_init__(self) -> None:
+        self.spread = Spread(self.cost)
+
     def add(self, served: Served) -> None:
         """Count one request in."""
         if served.index < self.first:
@@ -66,6 +71,7 @@ class Totals:
         if served.ttft_seconds is not None:
             self.ttfts.append(served.ttft_seconds)
             self.load.add(served)
+        self.spread.add(served)
 
     def as_row(self) -> dict[str, Any]:
         """The part of a result row that requests determine.
@@ -89,6 +95,7 @@ class Totals:
             ],
             "ttft_ms_modelled": _milliseconds(self.ttfts),
             "load": self.load.as_row(),
+            "spread": self.spread.as_row(),
         }
 
 

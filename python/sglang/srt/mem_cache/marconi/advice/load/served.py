@@ -39,10 +39,10 @@ class Served:
         lost: blocks seen before that had to be computed again, where somebody counts them.
         index: the request's place in the trace, counted from 0.
         ttft_seconds: modelled time to the first token, the wait included; ``None`` where time is
-            not modelled, as the next four.
+            not modelled, as the next three.
         wait_seconds: from when it came until its prefill began.
         came_seconds, ended_seconds: by the server's clock.
-        session: whom it belongs to.
+        session: whom it belongs to, where a trace says so.
     """
 
     input_tokens: int
