@@ -1,4 +1,4 @@
-"""Whom hits go to: the worst stretch of a run, sessions that miss again and again, long prefills."""
+"""Whom hits go to: the worst stretch of a run, sessions that miss again, long prefills."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ class Spread:
             "never_hit": sum(not one.hits for one in long) / len(long) if long else None,
             "miss_after_miss": self.missed_again / self.after_miss if self.after_miss else None,
             "longest_miss_streak": self.longest if self.sessions else None,
-            "uncached_tokens": {"p50": int(p50), "p95": int(p95)},
+            "uncached_tokens": {"p50": round(float(p50)), "p95": round(float(p95))},
         }

@@ -109,7 +109,3 @@ def test_who_owned_a_forgotten_state_is_told_once():
     assert told == [0]
     ghosts.add(root, [2] * 3, True, 2)
     assert told == [0]
-    # The same prefix was cached again, and evicted again: only the later state can be missed.
-    ghosts.add(root, [2] * 3, True, 7)
-    assert told == [0, 2]
-    assert ghosts.look_up(root, [2] * 3).state_owner == 7

@@ -110,6 +110,18 @@ def _lost(record: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _spread(record: Mapping[str, Any]) -> dict[str, float]:
+    """Whom hits went to, as far as the run counted it: shares in percent."""
+    spread = record.get("spread") or {}
+    shares = {
+        f"spread_{name}": percent(spread[name])
+        for name in ("worst_window", "never_hit", "miss_after_miss")
+        if spread.get(name) is not None
+    }
+    tokens = spread.get("uncached_tokens", {})
+    return {**shares, **{f"spread_uncached_{name}": count for name, count in tokens.items()}}
+
+
 # -- every policy at three sizes
 
 
@@ -150,6 +162,7 @@ def _policies_rows(found: Found) -> list[Row]:
                 **{"part": "policies", "id": f"{at}/{name}", **cell, "policy": name},
                 **saved(record),
                 **_lost(record),
+                **_spread(record),
                 **more,
                 "measured": {"command": typed[one_memory]},
             }

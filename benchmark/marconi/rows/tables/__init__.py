@@ -14,6 +14,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "policies-weights": lab.policies_weights,
     "policies-summary": lab.policies_summary,
     "policies-lost": lab.policies_lost,
+    "policies-spread": lab.policies_spread,
     "by-memory": lab.by_memory,
     "admission": lab.admission,
     "splits": lab.splits,

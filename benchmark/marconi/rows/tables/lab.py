@@ -124,6 +124,31 @@ def policies_lost(rows: Rows) -> str:
     return markdown([*heading, "KV evicted", "never admitted"], lines, words=3)
 
 
+def policies_spread(rows: Rows) -> str:
+    """Whom hits went to, in the cells in which memory is short."""
+    columns = {
+        "worst_window": "worst 500 requests: FLOPs saved, %",
+        "never_hit": "sessions that never hit, %",
+        "miss_after_miss": "misses after a miss, %",
+        "uncached_p50": "uncached tokens, P50",
+        "uncached_p95": "P95",
+    }
+    lines = []
+    for trace, sizes in CELLS.items():
+        for size in ("starved", "middle"):
+            for name in ("lru", "policy-3", "policy-3-one-memory"):
+                row = rows.by_id.get(f"policies/{trace}/{size}/{name}", {})
+                if "spread_uncached_p50" not in row:
+                    continue
+                shares = {key: optional(row, f"spread_{key}") for key in list(columns)[:3]}
+                tokens = [f"{row[f'spread_{key}']:,}" for key in list(columns)[3:]]
+                cell = f"{size}, {sizes[size]:g} GiB"
+                lines.append([trace, cell, MAIN[name], *numbers(shares), *tokens])
+    if not lines:
+        raise ValueError("no row of part 'policies' says whom hits went to")
+    return markdown(["trace", "memory", "policy", *columns.values()], lines, words=3)
+
+
 _CURVES = {
     "lru": "stock LRU",
     "policy_2": "policy 2, best weight",

@@ -109,8 +109,7 @@ class Ghosts:
         """
         Args:
             max_blocks: that are remembered.
-            on_forgotten: told of the owner of each state that is forgotten, for want of room or
-                for a later one at the same place.
+            on_forgotten: told of the owner of each state that is forgotten for want of room.
         """
         if max_blocks < 1:
             raise ValueError(f"max_blocks is {max_blocks}; allowed is 1 or more")
@@ -143,8 +142,6 @@ class Ghosts:
             tails = self._block(end.chain, number).state_tails
             if end.tail not in tails:
                 self._tail_starts[number, end.tail[:_TOKEN_BYTES]] += 1
-            elif tails[end.tail] != owner:
-                self._tell_forgotten(tails[end.tail])
             tails[end.tail] = owner
         while len(self._blocks) > self._max_blocks:
             self._forget(self._blocks.popitem(last=False)[1])
@@ -207,11 +204,8 @@ class Ghosts:
             _take_one(self._evicted_blocks, block.own)
         for tail, owner in block.state_tails.items():
             _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
-            self._tell_forgotten(owner)
-
-    def _tell_forgotten(self, owner: int) -> None:
-        if self._on_forgotten is not None:
-            self._on_forgotten(owner)
+            if self._on_forgotten is not None:
+                self._on_forgotten(owner)
 
 
 def _take_one(counts: Counter[_T], key: _T) -> None:

@@ -237,14 +237,12 @@ class ShadowCache:
 
     def _remember(self, node: ShadowNode) -> None:
         end = node.last
-        forgotten = [self._evicted.pop(end)] if end in self._evicted else []
+        self._evicted.pop(end, None)
         self._evicted[end] = node.id
         if len(self._evicted) > MOST_EVICTED:
-            forgotten.append(self._evicted.pop(next(iter(self._evicted))))
-        if isinstance(self.policy, ReturnObserver):
-            for id in forgotten:
-                if id != node.id:
-                    self.policy.on_forgotten(id)
+            forgotten = self._evicted.pop(next(iter(self._evicted)))
+            if isinstance(self.policy, ReturnObserver):
+                self.policy.on_forgotten(forgotten)
 
     # -- what a request does
 
