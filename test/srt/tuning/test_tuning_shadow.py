@@ -165,7 +165,7 @@ class RealTwin:
     def begin(self, id: int, request: Request) -> int:
         self.requests[id] = request
         prompt, chunk = list(request.prompt_ids), SHAPE.chunk
-        matched = self.cache.match(prompt[: (request.input_length - 1) // BLOCK])
+        matched = self.cache.match(prompt[: (request.input_length - 1) // BLOCK], req=None)
         run = RealRun(self.cache, matched)
         whole = Chunk(run.depth, len(prompt), len(prompt), branch=run.branch)
         admission = ADMISSIONS[self.cache.cache.marconi.config.marconi_admission]()
