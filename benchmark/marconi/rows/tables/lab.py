@@ -134,15 +134,13 @@ def policies_spread(rows: Rows) -> str:
         "uncached_p95": "P95",
     }
     lines = []
-    for trace, sizes in CELLS.items():
-        for size in ("starved", "middle"):
-            for name in ("lru", "policy-3", "policy-3-one-memory"):
-                row = rows.by_id.get(f"policies/{trace}/{size}/{name}", {})
-                if "spread_uncached_p50" not in row:
-                    continue
+    for trace, size, gib in cells():
+        for name in ("lru", "policy-3", "policy-3-one-memory") if size != "ample" else ():
+            row = rows.by_id.get(f"policies/{trace}/{size}/{name}", {})
+            if "spread_uncached_p50" in row:
                 shares = {key: optional(row, f"spread_{key}") for key in list(columns)[:3]}
                 tokens = [f"{row[f'spread_{key}']:,}" for key in list(columns)[3:]]
-                cell = f"{size}, {sizes[size]:g} GiB"
+                cell = f"{size}, {gib:g} GiB"
                 lines.append([trace, cell, MAIN[name], *numbers(shares), *tokens])
     if not lines:
         raise ValueError("no row of part 'policies' says whom hits went to")
