@@ -232,6 +232,7 @@ def test_both_cores_evict_the_same_in_the_same_order(name, seed, monkeypatch):
     ("core", "arguments", "cap"),
     [
         ("MambaRadixRustTreeCore", {}, -1),
+        ("MambaRadixRustTreeCore", {"elastic": True}, -1),
         ("MambaRadixTreeCore", {"core": "python"}, -1),
         ("MambaRadixTreeCore", {"sessions": True}, -1),
         ("MambaRadixTreeCore", {"marconi_admission": "judicious"}, -1),

@@ -18,12 +18,18 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE, Namespace
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from tree_harness import FULL, MAMBA, TreeHarness, server_context
 
 KV_TOKENS, STATE_SLOTS = 96, 8
+#: States and KV share their bytes; a state weighs as much as 8 tokens, all memory holds 160.
+SHARED = {
+    "elastic": True,
+    "cost": ModelCost(a=10**6, b=100, kv_bytes_per_token=16, state_bytes=128),
+}
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 NAMESPACES = st.sampled_from(
     [
@@ -221,6 +227,10 @@ VARIANTS = {
     "marconi_heavy": (2, {"marconi_eff_weight": 2.0}),
     "value": (3, {}),
     "value_state_only": (3, {"marconi_evict_pools": "state"}),
+    "lru_shared_memory": (1, SHARED),
+    "marconi_shared_memory": (2, SHARED),
+    "marconi_state_only_shared_memory": (2, {"marconi_evict_pools": "state", **SHARED}),
+    "value_shared_memory": (3, SHARED),
 }
 
 

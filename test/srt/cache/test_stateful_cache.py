@@ -181,6 +181,9 @@ VARIANTS = {
     "lru_rust": (1, {"core": "rust"}),
     "marconi_rust": (2, {"core": "rust"}),
     "value_rust": (3, {"core": "rust"}),
+    "lru_rust_shared_memory": (1, {"core": "rust", **SHARED}),
+    "marconi_rust_shared_memory": (2, {"core": "rust", **SHARED}),
+    "value_rust_shared_memory": (3, {"core": "rust", **SHARED}),
 }
 
 

@@ -15,14 +15,16 @@ pytestmark = pytest.mark.usefixtures("context")
 COST = ModelCost(a=10**6, b=100, kv_bytes_per_token=16, state_bytes=320)
 
 
-@pytest.fixture
-def context():
+@pytest.fixture(params=["python", "rust"])
+def context(request, monkeypatch):
+    """Ours stand on the tree core of the run; stock, which is watched, on the Python one."""
+    monkeypatch.setattr(TreeHarness, "core_of_ours", request.param)
     with server_context():
         yield
 
 
 def unified(policy: int | None, kv_tokens: int = 200, state_slots: int = 10, **options: object):
-    options = {"core": "python", "cost": COST, **options}
+    options = {"cost": COST, **options}
     return TreeHarness(
         policy, kv_tokens=kv_tokens, state_slots=state_slots, elastic=True, **options
     )

@@ -11,7 +11,7 @@ from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
 from sglang.srt.mem_cache.mamba_radix.client_hints import ClientHints
 from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
 from sglang.srt.mem_cache.mamba_radix.probes import is_probe
-from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk, SingleVictim, session_test
+from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk, session_test
 from sglang.srt.mem_cache.mamba_radix.shared_memory import SharedMemory
 from sglang.srt.mem_cache.mamba_radix.transfers import finish_transfers
 from sglang.srt.mem_cache.mamba_radix.waiting import WaitingRequests
@@ -182,11 +182,8 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self._was_short = True
         return pool in self.policy.pools
 
-    def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | SingleVictim | None:
+    def start_walk(self, pool: Pool, component: Any) -> PolicyWalk | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
-        # One of several over shared memory is no operation of its own.
-        if self._shared.walk is not None:
-            return self._shared.walk
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
 
     def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
@@ -200,8 +197,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return self.view.victim(pool, excluding=excluding)
 
     def end_walk(self) -> None:
-        if self._shared.walk is None:
-            self.end_shortage()
+        self.end_shortage()
 
     def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
         result = super().dec_lock_ref(node_id, params, skip_swa)

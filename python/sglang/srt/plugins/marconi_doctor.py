@@ -170,7 +170,6 @@ def _core_reason(view: Any, config: MarconiConfig) -> str | None:
         return "--enable-session-radix-cache is set"
     return slower_core_reason(
         has_lower_tier=bool(view.enable_hierarchical_cache),
-        shared_memory=bool(view.enable_unified_memory),
         admission=config.marconi_admission,
         states_per_path=view.mamba_max_states_per_path,
     )

@@ -49,14 +49,13 @@ def python_core_reason(params: CacheInitParams, setup: MarconiSetup) -> str | No
         return f"the tree has {', '.join(sorted(other.name for other in others))} components"
     return slower_core_reason(
         has_lower_tier=setup.has_lower_tier,
-        shared_memory=setup.shared_memory,
         admission=setup.config.marconi_admission,
         states_per_path=get_exec().mamba.mamba_max_states_per_path,
     )
 
 
 def slower_core_reason(
-    *, has_lower_tier: bool, shared_memory: bool, admission: str, states_per_path: int
+    *, has_lower_tier: bool, admission: str, states_per_path: int
 ) -> str | None:
     """Which of these the Rust core cannot serve under a policy, in words; ``None`` if it can all.
 
@@ -65,8 +64,6 @@ def slower_core_reason(
     """
     if has_lower_tier:
         return "the cache has a tier below the device"
-    if shared_memory:
-        return "KV and states share one memory"
     if admission != "sglang":
         return f"--marconi-admission is {admission}"
     if states_per_path >= 0:

@@ -136,5 +136,8 @@ class HostCache(TreeEvents, Protocol):
     def writing_check(self, write_back: bool = False, finish_count: int | None = None) -> None:
         """Unlock what was backed up to the host; ``write_back`` waits for all of it."""
 
+    def update_eviction_metrics(self, num_evicted: int, start_time: float) -> None:
+        """Tell SGLang's metrics of an eviction of so many tokens that began then, in seconds."""
+
     def loading_check(self, finish_count: int | None = None) -> None:
         """Wait for so many loads from the host, and unlock what they loaded."""

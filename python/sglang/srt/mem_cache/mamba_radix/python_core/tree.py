@@ -6,12 +6,13 @@ policy must know, or points the stock eviction step at the policy's victim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.mem_cache.mamba_radix.events import TreeEvents, Walk
+from sglang.srt.mem_cache.mamba_radix.events import HostCache, TreeEvents, Walk
 from sglang.srt.mem_cache.mamba_radix.lru_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.mamba_radix.python_core.key import plain_key
+from sglang.srt.mem_cache.mamba_radix.python_core.walk import SingleVictim, evict_either
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tree import Namespace, namespace_of
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
 
 
 class MambaRadixTreeCore(UnifiedTreeCore):
-    """The Python tree core, telling the cache's view what happens to its nodes."""
+    """The Python tree core, telling the cache's view what happens to its nodes.
+
+    Attributes:
+        single_victim: what an eviction is to take, chosen before it began; ``None`` otherwise.
+    """
 
     def __init__(self, params: CacheInitParams, components: dict[ComponentType, Any]) -> None:
-        self.cache: TreeEvents = components[ComponentType.MAMBA].cache
+        self.cache: HostCache = components[ComponentType.MAMBA].cache
+        self.single_victim: SingleVictim | None = None
         self._leaf_order: LeafOrder | None = None
         self.cache.attach_tree(self)
         super().__init__(params, components)
@@ -93,6 +99,21 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     @staticmethod
     def namespace_of(key: Any) -> Namespace:
         return namespace_of(key)
+
+    # -- eviction
+
+    def evict_either(self, short: Pool) -> Iterator[dict[ComponentType, int]]:
+        """See :func:`evict_either`."""
+        return evict_either(self.cache, short)
+
+    def start_walk(self, pool: Pool, component: Any) -> Walk | None:
+        """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
+        return self.single_victim or self.cache.start_walk(pool, component)
+
+    def end_walk(self, walk: Walk | None) -> None:
+        # That over a victim that was chosen before is no operation of its own.
+        if not isinstance(walk, SingleVictim):
+            self.cache.end_walk()
 
     # -- stock's own order of KV leaves
 
@@ -179,7 +200,7 @@ class PolicyMambaComponent(MambaComponent):
 
     def _evict_device_start(self, request_cnt: int) -> None:
         super()._evict_device_start(request_cnt)
-        self._walk = self.cache.start_walk(Pool.STATE, self)
+        self._walk: Walk | None = self.tree_core.start_walk(Pool.STATE, self)
 
     def _evict_device_next_node(self, tracker: Any, *args: Any, **kwargs: Any) -> Any:
         if self._walk is not None and tracker[self.component_type] < self._evict_device_request_cnt:
@@ -191,7 +212,7 @@ class PolicyMambaComponent(MambaComponent):
 
     def _evict_device_end(self) -> None:
         super()._evict_device_end()
-        self.cache.end_walk()
+        self.tree_core.end_walk(self._walk)
         self._walk = None
 
 
@@ -217,7 +238,7 @@ class PolicyFullComponent(FullComponent):
         return freed
 
     def _evict_device_start(self, request_cnt: int) -> None:
-        self._walk: Walk | None = self.cache.start_walk(Pool.KV, self)
+        self._walk: Walk | None = self.tree_core.start_walk(Pool.KV, self)
         if self._walk is None:
             self._walk = self.tree_core.lru_walk()
         else:
@@ -237,7 +258,7 @@ class PolicyFullComponent(FullComponent):
 
     def _evict_device_end(self) -> None:
         super()._evict_device_end()
-        self.cache.end_walk()
+        self.tree_core.end_walk(self._walk)
         if isinstance(self._walk, LeafOrder):
             self._walk.end_walk()
         self._walk = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.mamba_radix.events import HostCache
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
@@ -119,3 +120,43 @@ def session_test(component: Any) -> Callable[[Any], bool] | None:
     if not component.tree_core.enable_session_radix_cache:
         return None
     return lambda node: bool(component.session_ref(node) > 0)
+
+
+def evict_either(cache: HostCache, short: Pool) -> Iterator[dict[ComponentType, int]]:
+    """Evict from both pools in a policy's order, one victim a step: a leaf whole, or a state.
+
+    Args:
+        short: the pool whose shortage this is to end.
+
+    Yields:
+        Tokens and states that went, by component.
+    """
+    core = cache.tree_core
+    walk = PolicyWalk(cache, short, _session_test_of_both(cache), shared=True)
+    while (victim := walk.next()) is not None:
+        is_leaf = victim in core.evictable_device_leaves
+        one = EvictParams(num_tokens=1) if is_leaf else EvictParams(num_tokens=0, mamba_num=1)
+        core.single_victim = SingleVictim(victim)
+        try:
+            result = cache._evict(one)
+        finally:
+            core.single_victim = None
+        yield {
+            ComponentType.FULL: result.num_tokens_evicted,
+            ComponentType.MAMBA: result.mamba_num_evicted,
+        }
+
+
+def _session_test_of_both(cache: HostCache) -> Callable[[Any], bool] | None:
+    """Whether a session references what evicting a node would take."""
+    core = cache.tree_core
+    if not core.enable_session_radix_cache:
+        return None
+    states = cache.components[ComponentType.MAMBA]
+    whole = [cache.components[ComponentType.FULL], states]
+
+    def in_session(node: UnifiedTreeNode) -> bool:
+        taken = whole if node in core.evictable_device_leaves else [states]
+        return any(component.session_ref(node) > 0 for component in taken)
+
+    return in_session

@@ -13,13 +13,14 @@ calls into a :class:`TreeMirror`, and a victim is evicted by operations that the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.mem_cache.mamba_radix.events import TreeEvents
+from sglang.srt.mem_cache.mamba_radix.events import HostCache
 from sglang.srt.mem_cache.mamba_radix.lru_leaves import LeafOrder
 from sglang.srt.mem_cache.mamba_radix.rust_core.leaves import Learnt, MirrorLeaves
 from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import MirrorNode, Segment, TreeMirror
@@ -90,7 +91,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         }
     )
 
-    def __init__(self, params: CacheInitParams, cache: TreeEvents) -> None:
+    def __init__(self, params: CacheInitParams, cache: HostCache) -> None:
         self.cache = cache
         self.mirror = RustMirror(params.page_size)
         self._leaves = MirrorLeaves(self.mirror)
@@ -258,6 +259,44 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             # Nothing was evicted: what follows an eviction is reported, and raises nothing.
             self.cache.count_fallback(pool, error)
             return self._evict_least_recent(component_type)
+
+    def evict_either(self, short: Pool) -> Iterator[dict[ComponentType, int]]:
+        """Evict from both pools in the policy's order, one victim a step: a leaf whole, or a state.
+
+        Args:
+            short: the pool whose shortage this is to end.
+
+        Yields:
+            Tokens and states that went, by component.
+        """
+        while True:
+            start = time.perf_counter()
+            step = self._evict_lowest(short)
+            if step is None:
+                return
+            if step.node_id is not None:
+                step = self.evict_device_leaf(step.node_id, self.is_write_back)
+            self.cache._apply_eviction_result(step)
+            self.cache.update_eviction_metrics(step.tracker.get(FULL, 0), start)
+            yield step.tracker
+
+    def _evict_lowest(self, short: Pool) -> Any | None:
+        """Evict what the policy orders lowest of both pools; ``None`` if nothing is left."""
+        try:
+            node = self.cache.choose_victim(None)
+            if node is None:
+                return None
+            if self.mirror.is_evictable_leaf(node):
+                return self._evict_leaf(node)
+            return self._evict_state(node)
+        except Exception as error:
+            self.cache.count_fallback(short, error)
+        # SGLang too lets KV give before states, whichever of the two is short.
+        for component_type in (FULL, MAMBA):
+            step = self._evict_least_recent(component_type)
+            if step.node_id is not None or step.made_progress:
+                return step
+        return None
 
     def evict_device_end(self, component_type: ComponentType) -> None:
         if self._lru_walk is not None:
