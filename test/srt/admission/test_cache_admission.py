@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
-from tree_harness import MAMBA, TreeHarness, path_tokens, server_context
+from tree_harness import TreeHarness, path_tokens, server_context
+
+CORES = ("python", "rust")
 
 
-@pytest.fixture
-def harness():
+@pytest.fixture(params=CORES)
+def harness(request):
     with server_context(chunk=1):
-        yield TreeHarness(1, marconi_admission="judicious")
+        yield TreeHarness(1, core=request.param, marconi_admission="judicious")
 
 
 def sequence(length: int, first: int) -> list[int]:
@@ -79,8 +81,7 @@ class Running:
 
 
 def state_depths(harness: TreeHarness) -> list[int]:
-    nodes = harness.cache.tree_core.lru_lists[MAMBA].cache.values()
-    return sorted(len(path_tokens(node)) for node in nodes)
+    return sorted(map(len, harness.states()))
 
 
 def serve(harness: TreeHarness, tokens: list[int], *depths: int, prompt: int | None = None) -> int:
@@ -277,15 +278,17 @@ class AdmittedLife(test_stateful_cache.CacheLife):
     @rule()
     def running_requests_keep_their_state(self) -> None:
         for running in self.running:
-            node = self.harness.cache.tree_core.node_by_id(running.node)
+            node = self.harness.node(running.node)
             if node.parent is not None:
-                assert node.component_data[MAMBA].value is not None
+                assert self.harness.cache.tree.holds_state(node)
                 assert list(path_tokens(node)) == running.tokens[: running.depth]
 
 
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("policy", [1, 2])
-def test_random_life(policy: int) -> None:
-    life = type("Life", (AdmittedLife,), {"policy": policy})
+def test_random_life(policy: int, core: str) -> None:
+    options = {**AdmittedLife.options, "core": core}
+    life = type("Life", (AdmittedLife,), {"policy": policy, "options": options})
     run_state_machine_as_test(
         life,
         settings=settings(

@@ -141,7 +141,9 @@ def test_a_router_hears_the_same_kv_events_as_of_stock(core):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("core", "cap"), [("python", -1), ("python", 2), ("rust", -1)])
+@pytest.mark.parametrize(
+    ("core", "cap"), [("python", -1), ("python", 2), ("rust", -1), ("rust", 2)]
+)
 def test_policy_1_has_the_victims_of_stock_in_the_same_order(seed, core, cap):
     with server_context(max_states_per_path=cap):
         stock, ours = TreeHarness(None), TreeHarness(1, core=core)
@@ -235,8 +237,8 @@ def test_both_cores_evict_the_same_in_the_same_order(name, seed, monkeypatch):
         ("MambaRadixRustTreeCore", {"elastic": True}, -1),
         ("MambaRadixTreeCore", {"core": "python"}, -1),
         ("MambaRadixTreeCore", {"sessions": True}, -1),
-        ("MambaRadixTreeCore", {"marconi_admission": "judicious"}, -1),
-        ("MambaRadixTreeCore", {}, 0),
+        ("MambaRadixRustTreeCore", {"marconi_admission": "judicious"}, -1),
+        ("MambaRadixRustTreeCore", {}, 0),
     ],
 )
 def test_the_rust_core_serves_wherever_it_can(core, arguments, cap):

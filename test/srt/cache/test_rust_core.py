@@ -51,13 +51,14 @@ class Twins(RuleBasedStateMachine):
 
     policy = 2
     options: ClassVar[dict[str, object]] = {}
+    states_per_path = -1
 
     locks = Bundle("locks")
     pins = Bundle("pins")
 
     def __init__(self) -> None:
         super().__init__()
-        self.context = server_context()
+        self.context = server_context(max_states_per_path=self.states_per_path)
         self.context.__enter__()
         self.twins = [
             TreeHarness(
@@ -234,10 +235,17 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_one_history_one_order_of_victims(variant: str) -> None:
+CAPS = {"lru": 0, "marconi": 1, "value": 2, "value_shared_memory": 1}
+
+
+@pytest.mark.parametrize(("variant", "cap"), [*((name, -1) for name in VARIANTS), *CAPS.items()])
+def test_one_history_one_order_of_victims(variant: str, cap: int) -> None:
     policy, options = VARIANTS[variant]
-    twins = type("TwinsOf" + variant, (Twins,), {"policy": policy, "options": options})
+    twins = type(
+        "TwinsOf" + variant,
+        (Twins,),
+        {"policy": policy, "options": options, "states_per_path": cap},
+    )
     run_state_machine_as_test(
         twins,
         settings=settings(

@@ -44,14 +44,26 @@ def test_states_in_half_the_bytes_weigh_half(model, capsys):
 @pytest.mark.parametrize(
     ("words", "core"),
     [
-        (["--marconi-admission", "judicious"], "--marconi-admission is judicious"),
-        (["--mamba-max-states-per-path", "2"], "--mamba-max-states-per-path is 2"),
-        (["--enable-unified-memory"], "KV and states share one memory"),
+        (["--enable-hierarchical-cache"], "the cache has a tier below the device"),
+        (["--enable-session-radix-cache"], "--enable-session-radix-cache is set"),
     ],
 )
 def test_it_says_why_the_slower_core_is_in_charge(model, capsys, words, core):
     status, out, _ = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3", *words)
     assert status == 0 and f"tree core: Python, which is slower: {core}" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--marconi-admission", "judicious"],
+        ["--mamba-max-states-per-path", "2"],
+        ["--enable-unified-memory"],
+    ],
+)
+def test_it_says_that_the_rust_core_is_in_charge(model, capsys, words):
+    status, out, _ = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3", *words)
+    assert status == 0 and "tree core: Rust" in out
 
 
 def test_a_launch_that_is_refused_is_refused_here(model, capsys):

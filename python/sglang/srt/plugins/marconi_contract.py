@@ -114,7 +114,7 @@ sglang.srt.arg_groups.fields.model.Model
 sglang.srt.arg_groups.fields.parallel.Parallel
     read tp_size, dp_size
 sglang.srt.arg_groups.fields.exec_.ExecMamba
-    read enable_int8_mamba_checkpoint, mamba_ssm_dtype, mamba_max_states_per_path
+    read enable_int8_mamba_checkpoint, mamba_ssm_dtype
 
 # plugins/marconi_doctor.py: the doctor reads no flags
 sglang.srt.server_args.prepare_server_args
@@ -231,6 +231,8 @@ sglang.srt.mem_cache.cache_init_params.CacheInitParams
 # mem_cache/mamba_radix/core.py: a cap on states a path goes unnoticed
 sglang.srt.runtime_context.get_exec
     call ()
+sglang.srt.arg_groups.fields.exec_.ExecMamba
+    read mamba_max_states_per_path
 
 # mem_cache/mamba_radix/core.py: the tree reports nothing
 sglang.srt.mem_cache.unified_cache.tree_core_registry
@@ -280,12 +282,10 @@ sglang.srt.mem_cache.unified_cache.components.mamba.MambaComponent
         target=EvictLayer.DEVICE)
     override acquire_component_lock(self, node, result, lock_host=False)
     override release_component_lock(self, node, params, lock_host=False)
-    override cleanup_after_caching_req(self, req, is_finished, insert_result=None,
-        insert_params=None)
     override _evict_device_start(self, request_cnt)
     override _evict_device_next_node(self, tracker, device_frees, host_frees, cache_actions)
     override _evict_device_end(self)
-    read cache, component_type, _evict_device_cursor, _evict_device_request_cnt
+    read component_type, _evict_device_cursor, _evict_device_request_cnt
 
 # mem_cache/mamba_radix/python_core/tree.py: KV reports nothing
 sglang.srt.mem_cache.unified_cache.components.full.FullComponent
@@ -322,6 +322,11 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList
 sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
     read _node_arena, lru_lists, eviction_strategy, enable_session_radix_cache
 
+# mem_cache/mamba_radix/python_core/walk.py: nothing is evicted from shared memory
+sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
+    call _evict(self, params, available_size_targets=None, *, allocation_reclaim_satisfied=None)
+    read components
+
 # mem_cache/mamba_radix/python_core/walk.py: sessions' prefixes are not spared
 sglang.srt.mem_cache.unified_cache.components.base.TreeComponent
     call session_ref(self, node)
@@ -354,7 +359,7 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.EvictDeviceNextNo
     call (self, device_frees=..., host_frees=..., tracker=..., cache_actions=..., node_id=None,
         made_progress=False, unbacked_tokens=0, mamba_backup_node_id=None, swa_backup_node_id=None,
         swa_backup_num_tokens=0)
-    read device_frees
+    read device_frees, tracker, node_id, made_progress
 sglang.srt.mem_cache.rust_tree_core.mem_cache.RustUnifiedTreeCoreBinding
     call collect_path_info(self, end_node_ids)
     call evict_device_leaf(self, node_id)
@@ -384,11 +389,18 @@ sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     override evict_device_end(self, component_type)
     override evict_device_leaf(self, node_id, is_write_back)
     override set_hicache_enabled(self)
+    override evict_excess_path_states(self, tail_node_id, device_frees, host_frees, cache_actions)
     call _cache_action_from_tagged(self, action)
     call full_evictable_size(self)
     call full_protected_size(self)
     call mamba_protected_size(self)
     read _binding
+
+# mem_cache/mamba_radix/rust_core/tree.py: nothing is evicted from shared memory
+sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache
+    call update_eviction_metrics(self, num_evicted, start_time)
+sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
+    read is_write_back
 
 # mem_cache/mamba_radix/rust_core/tree.py: the Rust tree core cannot be made
 sglang.srt.mem_cache.cache_init_params.CacheInitParams
@@ -409,9 +421,8 @@ sglang.srt.mem_cache.rust_tree_core.mem_cache.DecLockRefParamsBinding
 
 # mem_cache/mamba_radix/shared_memory.py: one memory for states and KV is evicted by LRU
 sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
-    call _evict(self, params, available_size_targets=None, *, allocation_reclaim_satisfied=None)
     call _component_available_size(self, component_type)
-    read req_to_token_pool, token_to_kv_pool_allocator, components
+    read req_to_token_pool, token_to_kv_pool_allocator
 sglang.srt.mem_cache.allocator.unified_mamba.UnifiedMambaTokenToKVPoolAllocator
     read
     call mamba_full_cache_donor(self)
@@ -433,18 +444,25 @@ sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
 sglang.srt.managers.cache_controller.HiCacheController
     read ack_load_queue
 
-# mem_cache/mamba_radix/admission.py: judicious admission takes no state back
+# mem_cache/mamba_radix/admission.py: judicious admission hears of no state
+sglang.srt.mem_cache.unified_cache.components.mamba.MambaComponent
+    override cleanup_after_caching_req(self, req, is_finished, insert_result=None,
+        insert_params=None)
+    read cache
+sglang.srt.mem_cache.base_prefix_cache.InsertResult
+    read mamba_exist
+
+# mem_cache/mamba_radix/python_core/tree.py: judicious admission takes no state back
 sglang.srt.mem_cache.unified_cache.components.base.ComponentData
     read session_ref
 sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
     call _apply_eviction_result(self, result)
-sglang.srt.mem_cache.base_prefix_cache.InsertResult
-    read mamba_exist
 sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
     call _evict_component_and_detach_lru(self, node, comp, device_frees, host_frees, cache_actions,
         target=EvictLayer.DEVICE, tracker=None)
     call _cascade_evict(self, node, trigger, tracker, device_frees, host_frees, cache_actions,
         target=EvictLayer.DEVICE)
+    read components_by_type
 sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.BaseEvictionResult
     call (self, device_frees=..., host_frees=..., tracker=..., cache_actions=...)
     read device_frees, host_frees, tracker, cache_actions

@@ -168,11 +168,7 @@ def _core_reason(view: Any, config: MarconiConfig) -> str | None:
 
     if view.enable_session_radix_cache:
         return "--enable-session-radix-cache is set"
-    return slower_core_reason(
-        has_lower_tier=bool(view.enable_hierarchical_cache),
-        admission=config.marconi_admission,
-        states_per_path=view.mamba_max_states_per_path,
-    )
+    return slower_core_reason(has_lower_tier=bool(view.enable_hierarchical_cache))
 
 
 def _with_model_folders(words: Sequence[str]) -> list[str]:

@@ -7,18 +7,13 @@ request's next one lies below it. Until then it is there for a request that is r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix.events import HostCache
 from sglang.srt.mem_cache.mamba_radix.prefill import PrefillCuts, run_of
 from sglang.srt.mem_cache.marconi.admission.given_states import GivenStates
 from sglang.srt.mem_cache.marconi.admission.rules import Admission, lies_at
-from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
-from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer
-from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import BaseEvictionResult
-
-if TYPE_CHECKING:
-    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
 
 
 class MambaRadixAdmission:
@@ -89,39 +84,29 @@ class MambaRadixAdmission:
         if former is None:
             return None
         ends_prompt = prompt_end is not None and prompt_end - grid < former.depth <= prompt_end
-        node = self._cache.tree_core._node_arena.get(former.node)
-        children = 0 if node is None else self._children_beyond(node)
+        core = self._cache.tree_core
+        node = core.find(former.node)
+        children = 0 if node is None else core.children_beyond(node)
         if not self.given.takes_back(former, children, node_id if ends_prompt else None):
             return None
         self._take_back(node)
         return former.depth
 
-    @staticmethod
-    def _children_beyond(node: UnifiedTreeNode) -> int:
-        """How many prefixes go on from the state of ``node``; 0 where it cannot leave."""
-        state = node.component_data[ComponentType.MAMBA]
-        # A lock is another request's or a backup's; a leaf cannot do without its state.
-        if state.value is None or state.lock_ref or state.session_ref:
-            return 0
-        return len(node.children)
-
-    def _take_back(self, node: UnifiedTreeNode) -> None:
-        core = self._cache.tree_core
-        component = self._cache.components[ComponentType.MAMBA]
-        result = BaseEvictionResult()
+    def _take_back(self, node: Any) -> None:
         self.taking_back = True
         try:
-            for step in (core._evict_component_and_detach_lru, core._cascade_evict):
-                step(
-                    node,
-                    component,
-                    target=EvictLayer.DEVICE,
-                    tracker=result.tracker,
-                    device_frees=result.device_frees,
-                    host_frees=result.host_frees,
-                    cache_actions=result.cache_actions,
-                )
+            self._cache.tree_core.take_back_state(node)
         finally:
             self.taking_back = False
-            self._cache._apply_eviction_result(result)
         self._cache.state_taken_back(node)
+
+
+class GivingMambaComponent(MambaComponent):
+    """Recurrent states, of which the admission hears when a request gave one to the tree."""
+
+    def cleanup_after_caching_req(
+        self, req: Any, is_finished: bool, insert_result: Any = None, insert_params: Any = None
+    ) -> None:
+        super().cleanup_after_caching_req(req, is_finished, insert_result, insert_params)
+        if insert_result is not None and self.cache.admission is not None:
+            self.cache.admission.inserted(req, insert_result, insert_params, finished=is_finished)

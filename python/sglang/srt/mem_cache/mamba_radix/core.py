@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix.admission import GivingMambaComponent
 from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
@@ -28,14 +29,16 @@ def with_tree_core(params: CacheInitParams, setup: MarconiSetup) -> CacheInitPar
     _register()
     reason = python_core_reason(params, setup)
     if reason is None:
-        return replace(params, tree_core_backend=RUST)
-    from sglang.srt.mem_cache.mamba_radix.python_core.tree import COMPONENTS
+        backend, components = RUST, {ComponentType.MAMBA: GivingMambaComponent}
+    else:
+        from sglang.srt.mem_cache.mamba_radix.python_core.tree import COMPONENTS
 
-    logger.info("Marconi uses the Python tree core: %s", reason)
+        logger.info("Marconi uses the Python tree core: %s", reason)
+        backend, components = PYTHON, COMPONENTS
     return replace(
         params,
-        tree_core_backend=PYTHON,
-        component_registry_override={**(params.component_registry_override or {}), **COMPONENTS},
+        tree_core_backend=backend,
+        component_registry_override={**(params.component_registry_override or {}), **components},
     )
 
 
@@ -47,27 +50,13 @@ def python_core_reason(params: CacheInitParams, setup: MarconiSetup) -> str | No
     others = set(params.tree_components or ()) - {ComponentType.FULL, ComponentType.MAMBA}
     if others:
         return f"the tree has {', '.join(sorted(other.name for other in others))} components"
-    return slower_core_reason(
-        has_lower_tier=setup.has_lower_tier,
-        admission=setup.config.marconi_admission,
-        states_per_path=get_exec().mamba.mamba_max_states_per_path,
-    )
+    return slower_core_reason(has_lower_tier=setup.has_lower_tier)
 
 
-def slower_core_reason(
-    *, has_lower_tier: bool, admission: str, states_per_path: int
-) -> str | None:
-    """Which of these the Rust core cannot serve under a policy, in words; ``None`` if it can all.
-
-    Args:
-        states_per_path: ``--mamba-max-states-per-path``; -1 for no cap.
-    """
+def slower_core_reason(*, has_lower_tier: bool) -> str | None:
+    """Why the Rust core cannot serve under a policy, in words; ``None`` if it can."""
     if has_lower_tier:
         return "the cache has a tier below the device"
-    if admission != "sglang":
-        return f"--marconi-admission is {admission}"
-    if states_per_path >= 0:
-        return f"--mamba-max-states-per-path is {states_per_path}"
     return None
 
 
@@ -87,4 +76,8 @@ def _rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) ->
     # Importing it loads the extension, which a platform may lack.
     from sglang.srt.mem_cache.mamba_radix.rust_core.tree import MambaRadixRustTreeCore
 
-    return MambaRadixRustTreeCore(params, components[ComponentType.MAMBA].cache)
+    return MambaRadixRustTreeCore(
+        params,
+        components[ComponentType.MAMBA].cache,
+        states_per_path=get_exec().mamba.mamba_max_states_per_path,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.mamba_radix.admission import GivingMambaComponent
 from sglang.srt.mem_cache.mamba_radix.events import HostCache, TreeEvents, Walk
 from sglang.srt.mem_cache.mamba_radix.lru_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.mamba_radix.python_core.key import plain_key
@@ -18,8 +19,8 @@ from sglang.srt.mem_cache.marconi.tree import Namespace, namespace_of
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
-from sglang.srt.mem_cache.unified_cache.components.mamba import MambaComponent
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
+from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import BaseEvictionResult
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
@@ -100,6 +101,37 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     def namespace_of(key: Any) -> Namespace:
         return namespace_of(key)
 
+    # -- what admission asks
+
+    def find(self, node_id: int) -> UnifiedTreeNode | None:
+        return self._node_arena.get(node_id)
+
+    def children_beyond(self, node: UnifiedTreeNode) -> int:
+        """How many prefixes go on from the state of ``node``; 0 where it cannot leave."""
+        state = node.component_data[ComponentType.MAMBA]
+        # A lock is another request's or a backup's; a leaf cannot do without its state.
+        if state.value is None or state.lock_ref or state.session_ref:
+            return 0
+        return len(node.children)
+
+    def take_back_state(self, node: UnifiedTreeNode) -> None:
+        """Evict the state of ``node``, which has children, from the device; its KV stays."""
+        component = self.components_by_type[ComponentType.MAMBA]
+        result = BaseEvictionResult()
+        try:
+            for step in (self._evict_component_and_detach_lru, self._cascade_evict):
+                step(
+                    node,
+                    component,
+                    target=EvictLayer.DEVICE,
+                    tracker=result.tracker,
+                    device_frees=result.device_frees,
+                    host_frees=result.host_frees,
+                    cache_actions=result.cache_actions,
+                )
+        finally:
+            self.cache._apply_eviction_result(result)
+
     # -- eviction
 
     def evict_either(self, short: Pool) -> Iterator[dict[ComponentType, int]]:
@@ -156,7 +188,7 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         self.cache.report(self.cache.view.leaf_sets_updated, node.parent)
 
 
-class PolicyMambaComponent(MambaComponent):
+class PolicyMambaComponent(GivingMambaComponent):
     """Recurrent states: their events, and the policy's victims in the state pool."""
 
     cache: TreeEvents
@@ -190,13 +222,6 @@ class PolicyMambaComponent(MambaComponent):
     def release_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> None:
         super().release_component_lock(node, *args, **kwargs)
         self.cache.report(self.cache.view.changed, node)
-
-    def cleanup_after_caching_req(
-        self, req: Any, is_finished: bool, insert_result: Any = None, insert_params: Any = None
-    ) -> None:
-        super().cleanup_after_caching_req(req, is_finished, insert_result, insert_params)
-        if insert_result is not None and self.cache.admission is not None:
-            self.cache.admission.inserted(req, insert_result, insert_params, finished=is_finished)
 
     def _evict_device_start(self, request_cnt: int) -> None:
         super()._evict_device_start(request_cnt)

@@ -81,7 +81,10 @@ class RustMirror(TreeMirror):
 class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     """The Rust tree core, telling the cache's view what happens to its nodes.
 
-    It needs the order of the core's path cap for itself, so the operator's cap must be unset.
+    It needs the core's path cap for itself, so the operator's is applied here.
+
+    Args:
+        states_per_path: the operator's cap, ``--mamba-max-states-per-path``; -1 for none.
     """
 
     _bindings = SimpleNamespace(
@@ -91,8 +94,11 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         }
     )
 
-    def __init__(self, params: CacheInitParams, cache: HostCache) -> None:
+    def __init__(
+        self, params: CacheInitParams, cache: HostCache, *, states_per_path: int = -1
+    ) -> None:
         self.cache = cache
+        self._states_per_path = states_per_path
         self.mirror = RustMirror(params.page_size)
         self._leaves = MirrorLeaves(self.mirror)
         self._keeps_lru = params.eviction_policy.lower() == "lru"
@@ -133,11 +139,11 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         return self._noting_insert(super().resume_insert())
 
     def _cache_actions_from_tagged(self, actions: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """All but the eviction of a path's excess states, which is for victims alone."""
+        """All, but without a cap no eviction of a path's excess states."""
         return [
             self._cache_action_from_tagged(action)
             for action in actions
-            if action[0] != "mamba_evict_excess_path_states"
+            if self._states_per_path >= 0 or action[0] != "mamba_evict_excess_path_states"
         ]
 
     def _matched(self, key: Any, result: Any) -> None:
@@ -149,16 +155,22 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self.mirror.use_state(node)
 
     def _noting_insert(self, step: Any) -> Any:
-        if step.result is not None:
-            params, self._inserting = self._inserting, None
-            self.cache.report(self._inserted, params, step.result)
+        result = step.result
+        if result is not None:
+            if not result.rotation_tail_declined:
+                self._note_insert(result.last_device_node)
+            self._inserting = None
         return step
 
-    def _inserted(self, params: Any, result: Any) -> None:
-        if result.rotation_tail_declined:
-            return
-        learnt = self._learn(result.last_device_node, params.key)
-        node = self.mirror.node_by_id(result.last_device_node)
+    def _note_insert(self, node_id: int) -> None:
+        """The insert under way put its state at this node; once an insert."""
+        params, self._inserting = self._inserting, None
+        if params is not None:
+            self.cache.report(self._inserted, params.key, node_id)
+
+    def _inserted(self, key: Any, node_id: int) -> None:
+        learnt = self._learn(node_id, key)
+        node = self.mirror.node_by_id(node_id)
         if node.parent is None:
             return
         self._leaves.inserted(node, learnt)
@@ -189,6 +201,57 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
                 self.cache.split(fresh, lower)
             updated(fresh)
             updated(beside)
+
+    def evict_excess_path_states(
+        self, tail_node_id: int, device_frees: Any, host_frees: Any, cache_actions: list[Any]
+    ) -> None:
+        """Evict what exceeds the operator's cap on the path to a node, the shallowest first."""
+        # SGLang asks for it between the steps of the insert.
+        self._note_insert(tail_node_id)
+        held: list[int] = []
+        excess: list[MirrorNode] = []
+        try:
+            excess = self._exceeding_cap(self.mirror.node_by_id(tail_node_id), held)
+            if excess:
+                super().evict_excess_path_states(
+                    tail_node_id, device_frees, host_frees, cache_actions
+                )
+        except Exception as error:
+            self.cache.count_error("capping the states of a path", error)
+        finally:
+            self._let_go(held)
+        for node in excess:
+            self.cache.report(self._state_evicted, node)
+
+    def _exceeding_cap(self, tail: MirrorNode, held: list[int]) -> list[MirrorNode]:
+        """Nodes above ``tail`` whose states are to go; the others that could are held."""
+        count, eligible = int(tail.has_state), self._excess_above(tail)
+        above = tail.parent
+        while above is not None and above.parent is not None:
+            count += above.has_state
+            above = above.parent
+        excess = max(0, count - self._states_per_path)
+        eligible.reverse()
+        self._hold(eligible[excess:], held)
+        return eligible[:excess]
+
+    # -- what admission asks
+
+    def find(self, node_id: int) -> MirrorNode | None:
+        return self.mirror.find(node_id)
+
+    @staticmethod
+    def children_beyond(node: MirrorNode) -> int:
+        """How many prefixes go on from the state of ``node``; 0 where it cannot leave."""
+        return len(node.children) if node.has_state and not node.state_locks else 0
+
+    def take_back_state(self, node: MirrorNode) -> None:
+        """Evict the state of ``node``, which has one child; its KV stays.
+
+        Raises:
+            Exception: it could not be singled out; nothing was evicted.
+        """
+        self.cache._apply_eviction_result(self._evict_state_above_child(node))
 
     # -- locks
 
@@ -346,12 +409,24 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         Raises:
             Exception: it could not be singled out; nothing was evicted.
         """
+        if len(node.children) == 1:
+            return self._evict_state_above_child(node)
         held: list[int] = []
         try:
-            if len(node.children) != 1:
-                self._hold(self._used_before(node), held)
-                return self._evict_least_recent(MAMBA, node)
-            (below,) = node.children.values()
+            self._hold(self._used_before(node), held)
+            return self._evict_least_recent(MAMBA, node)
+        finally:
+            self._let_go(held)
+
+    def _evict_state_above_child(self, node: MirrorNode) -> Any:
+        """The same for a node with one child.
+
+        Raises:
+            Exception: it could not be singled out; nothing was evicted.
+        """
+        held: list[int] = []
+        (below,) = node.children.values()
+        try:
             self._hold(self._excess_above(node), held)
             freed = self._binding.evict_excess_path_states(below.id)
         finally:
@@ -359,9 +434,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         frees = freed.new_device_frees
         states = frees.get(_MAMBA)
         if not states:
-            error = RuntimeError(f"the tree core kept the state of node {node.id}")
-            self.cache.count_fallback(Pool.STATE, error)
-            return self._evict_least_recent(MAMBA)
+            raise RuntimeError(f"the tree core kept the state of node {node.id}")
         # All other states that it could have taken were held.
         self.cache.report(self._state_evicted, node)
         return _step(frees, {_MAMBA: len(states)}, [])
