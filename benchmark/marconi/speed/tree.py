@@ -20,6 +20,12 @@ KV goes too: that is more work in SGLang's own code. Two rows more are like for 
 - *leaf's state*: conversations and sessions of one turn, so that every victim is a leaf that goes
   whole.
 
+``--mode`` chooses what the caches are: two pools (``static``), one memory for states and KV
+(``unified``), or two pools under judicious admission (``judicious``; stock does without). In the
+latter two only the first rows are timed. In one memory *room for a state* and *room for a token*
+are calls that evict until an allocation fits which is short by that: stock gives KV leaves then,
+and the policies whatever they order lowest.
+
 Each cache evicts right after sessions of its own, so that all find their caches equally cold; each
 kind of eviction has its own session before it, as long as there are as many lengths of prompts. All
 that is timed ran ``--warm-up`` times before, on sessions of the first length, as the interpreter
@@ -66,14 +72,35 @@ EVICTIONS = {
     "inner state": ONE_STATE,
     "leaf's state": ONE_STATE,
     "KV leaf": ONE_LEAF,
+    "room for a state": ONE_STATE,
+    "room for a token": ONE_LEAF,
 }
 OPERATIONS = ("match", "insert", "unlock", *EVICTIONS)
+#: What a cache is made with.
+MODES: dict[str, dict[str, object]] = {
+    "static": {},
+    "unified": {"elastic": True},
+    "judicious": {"options": {"marconi_admission": "judicious"}},
+}
 
 #: Tokens of each turn of the conversations that a cache is filled with, and what is timed there.
-FILLINGS: dict[tuple[int, ...], tuple[str, ...]] = {
+STATIC: dict[tuple[int, ...], tuple[str, ...]] = {
     (TURN_TOKENS,) * TURNS: ("match", "insert", "unlock", "state", "KV leaf"),
     (TURN_TOKENS,) * (TURNS - 1) + (4 * TURN_TOKENS,): ("inner state",),
     (TURN_TOKENS,): ("leaf's state",),
+}
+FILLINGS = {
+    "static": STATIC,
+    "unified": {
+        (TURN_TOKENS,) * TURNS: (
+            "match",
+            "insert",
+            "unlock",
+            "room for a state",
+            "room for a token",
+        )
+    },
+    "judicious": {(TURN_TOKENS,) * TURNS: STATIC[(TURN_TOKENS,) * TURNS]},
 }
 
 #: Tokens of a prompt and the turns that it came in.
@@ -89,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--nodes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--prompts", type=int, nargs="+", default=list(PROMPT_TURNS))
+    parser.add_argument("--mode", choices=list(MODES), default="static")
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     parser.add_argument("--caches", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--repeats", type=int, default=40)
@@ -106,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with server_context(chunk=TURN_TOKENS):
         for nodes in options.nodes:
             times: Times = {}
-            for filling, timed_there in FILLINGS.items():
+            for filling, timed_there in FILLINGS[options.mode].items():
                 operations = [name for name in timed_there if name in options.operations]
                 if operations:
                     measure(times, filled_caches(nodes, filling, options), operations, options)
@@ -129,7 +157,10 @@ def filled_caches(
 ) -> dict[str, Filled]:
     spare_tokens = options.warm_up * options.prompts[0]
     spare_tokens += options.repeats * sum(options.prompts)
-    return {name: Filled(nodes, filling, spare_tokens, VARIANTS[name]) for name in options.caches}
+    return {
+        name: Filled(nodes, filling, spare_tokens, {**MODES[options.mode], **VARIANTS[name]})
+        for name in options.caches
+    }
 
 
 def measure(
@@ -148,7 +179,7 @@ def measure(
         for filled in caches.values():
             filled.session(options.prompts[0])
             for operation in evictions:
-                filled.cache.cache.evict(EVICTIONS[operation])
+                filled.evict(operation)
     for _ in range(options.repeats):
         for name in rng.sample(list(caches), len(caches)):
             filled = caches[name]
@@ -157,7 +188,7 @@ def measure(
                     if operation in operations:
                         record(times, operation, tokens, name, taken)
                 for operation in evictions[place :: len(options.prompts)]:
-                    taken, _ = timed(filled.cache.cache.evict, EVICTIONS[operation])
+                    taken, _ = timed(filled.evict, operation)
                     record(times, operation, 0, name, taken)
     gc.unfreeze()
 
@@ -173,7 +204,9 @@ def rows(nodes: int, times: Times) -> Iterator[str]:
             name: statistics.median(values) for name, values in times[operation, tokens].items()
         }
         article = "a" if operation == "leaf's state" else "one"
-        what = f"evict {article} {operation}" if tokens == 0 else f"{operation} {tokens:,}"
+        what = f"{operation} {tokens:,}" if tokens else operation
+        if tokens == 0 and not operation.startswith("room"):
+            what = f"evict {article} {operation}"
         cells = " | ".join(cell(name, medians) for name in VARIANTS if name in medians)
         yield f"| {nodes:,} | {what} | {cells} |"
 
@@ -233,9 +266,16 @@ class Filled:
                         )
                     )
 
+    def evict(self, operation: str) -> None:
+        cache, params = self.cache.cache, EVICTIONS[operation]
+        if operation.startswith("room"):
+            cache.evict_for_alloc(params)
+        else:
+            cache.evict(params)
+
     def session(self, tokens: int) -> dict[str, float]:
         """Put a new session in; microseconds of each step of its last prompt."""
-        prompt = self._prompt(tokens)
+        prompt, self._owner = self._prompt(tokens), SimpleNamespace()
         step = tokens // (turns(tokens) if self._in_turns else 1)
         for end in range(step, tokens, step):
             self._turn(prompt[:end])
@@ -256,7 +296,7 @@ class Filled:
             mamba_value=state.clone(),
             prev_prefix_len=held,
         )
-        insert, _ = timed(cache.insert, insertion)
+        insert, _ = timed(self._insert, insertion)
         unlock, _ = timed(cache.unlock, lock)
         return {"match": match, "insert": insert, "unlock": unlock}
 
@@ -266,6 +306,15 @@ class Filled:
         if isinstance(self.cache.cache, MambaRadixCache):
             self.cache.cache.use(found.best_match_node, params.req)
         return found
+
+    def _insert(self, params: InsertParams) -> None:
+        """An insert, and what admission makes of it."""
+        cache = self.cache.cache
+        result = cache.insert(params)
+        admission = getattr(cache, "admission", None)
+        if admission is not None:
+            depth, made = len(params.key), not result.mamba_exist
+            admission.follow(self._owner, result.last_device_node, depth, created=made)
 
     def _prompt(self, tokens: int) -> array[int]:
         first = next(self._fresh) << 20
