@@ -26,6 +26,7 @@ from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import Segment
 from sglang.srt.mem_cache.mamba_radix.shared_memory import is_shared
 from sglang.srt.mem_cache.mamba_radix.tuning import MambaRadixTuning, make_tuning
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache, MarconiSetup
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS, CostModel
@@ -136,6 +137,7 @@ class CpuCache:
         kv_order_config: as ``--radix-eviction-policy-config``, by keyword.
         device: where the pools lie.
         context_tokens: longest request that a row of the request pool holds.
+        lower_tier: what the cache is to expect below the device; whoever says so puts it there.
         tunes: start the tuner and the recorder that the options ask for, as a server does.
     """
 
@@ -153,6 +155,7 @@ class CpuCache:
     device: str = "cpu"
     context_tokens: int = 64
     tunes: bool = False
+    lower_tier: LowerTier | None = None
 
     def __post_init__(self) -> None:
         self.requests, self.allocator = self._make_pools()
@@ -182,6 +185,7 @@ class CpuCache:
             savings,
             policy=own,
             shared_memory=is_shared(self.allocator),
+            lower_tier=self.lower_tier,
             make_tuning=self._make_tuning(params, config),
         )
         self.cache = MambaRadixCache(params, setup=setup)

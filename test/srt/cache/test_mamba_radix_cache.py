@@ -12,6 +12,7 @@ from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.mamba_radix.core import python_core_reason
 from sglang.srt.mem_cache.marconi.attach import view as view_module
 from sglang.srt.mem_cache.marconi.attach.accounts import FIRST_RECOVERY
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.eviction import marconi as marconi_policy
 from sglang.srt.mem_cache.marconi.eviction.value import policy as value_policy
 from sglang.srt.mem_cache.marconi.tuning.choices import Choice
@@ -250,9 +251,10 @@ def test_the_rust_core_serves_wherever_it_can(core, arguments, cap):
 
 def test_the_rust_core_refuses_a_host_tier_that_it_was_not_told_of():
     harness = TreeHarness(2, core="rust")
-    setup = replace(harness.cache.marconi, has_lower_tier=True)
     params = CacheInitParams(False, harness.requests, harness.allocator, page_size=1)
-    assert "below" in python_core_reason(params, setup)
+    for tier in (LowerTier.BUFFER, LowerTier.LINKER):
+        setup = replace(harness.cache.marconi, lower_tier=tier)
+        assert f"below the device is {tier.value}" in python_core_reason(params, setup)
     with pytest.raises(NotImplementedError, match="host tier"):
         harness.cache.tree_core.set_hicache_enabled()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from array import array
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import Segment, TreeMirror
@@ -115,3 +116,13 @@ def test_states_stand_in_the_order_of_their_use():
     mirror.remove(mirror.node_by_id(3))
     assert [node.id for node in mirror.states.values()] == [1] and set(mirror.nodes) == {1, 2}
     assert mirror.node_by_id(99) is mirror.root_node, "the owner's roots are unknown to it"
+
+
+def test_a_node_that_left_unnoticed_is_forgotten_and_said():
+    mirror = TreeMirror(1)
+    key = Segment(array("q", [1, 2, 3, 4]), NO_NAMESPACE)
+    mirror.learn([(1, 0, 2), (2, 2, 4)], key)
+    with pytest.raises(LookupError, match="nobody was told"):
+        mirror.learn([(3, 0, 3), (4, 3, 4)], key)
+    assert set(mirror.nodes) == {3, 4}
+    assert [child.id for child in mirror.root_node.children.values()] == [3]

@@ -60,17 +60,17 @@ class Twins(RuleBasedStateMachine):
         super().__init__()
         self.context = server_context(max_states_per_path=self.states_per_path)
         self.context.__enter__()
-        self.twins = [
-            TreeHarness(
-                self.policy,
-                core=core,
-                kv_tokens=KV_TOKENS,
-                state_slots=STATE_SLOTS,
-                **self.options,
-            )
-            for core in ("python", "rust")
-        ]
+        self.twins = [self.make(core) for core in ("python", "rust")]
         self.held = 0
+
+    def make(self, core: str) -> TreeHarness:
+        return TreeHarness(
+            self.policy,
+            core=core,
+            kv_tokens=KV_TOKENS,
+            state_slots=STATE_SLOTS,
+            **self.options,
+        )
 
     def teardown(self) -> None:
         for harness in self.twins:

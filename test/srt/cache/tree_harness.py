@@ -16,9 +16,12 @@ from lab.cpu_cache import EXAMPLE_COST as COST
 from lab.cpu_cache import FULL, MAMBA, CpuCache, path_tokens, radix_key, server_context
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import TreeMirror
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.insight.stats import VictimKind
+from sglang.srt.mem_cache.unified_cache.components.base import EvictLayer
 
+DEVICE = EvictLayer.DEVICE
 __all__ = [
     "COST",
     "FULL",
@@ -69,6 +72,7 @@ class TreeHarness(CpuCache):
         cost: CostModel = COST,
         elastic: bool = False,
         kv_events: bool = False,
+        lower_tier: LowerTier | None = None,
         **options: object,
     ) -> None:
         core = core or ("python" if policy is None else self.core_of_ours)
@@ -82,6 +86,7 @@ class TreeHarness(CpuCache):
             dict(options),
             elastic=elastic,
             kv_events=kv_events,
+            lower_tier=lower_tier,
         )
         self.victims: list[tuple[str, tuple[int, ...]]] = []
         self._record_victims()
@@ -128,7 +133,7 @@ class TreeHarness(CpuCache):
         """The mirror of the Rust core has the core's nodes and states, and no others."""
         core = self.cache.tree_core
         nodes = list(mirror.nodes.values())
-        assert sum(len(node.key) for node in nodes) == sum(self.held_by_tree()[:1])
+        assert sum(map(mirror.device_tokens, nodes)) == self.held_by_tree()[0]
         for node, path in zip(nodes, core.collect_path_info([n.id for n in nodes]), strict=True):
             end = path[-1]
             assert (end.node_id, end.path_end - end.path_start) == (node.id, len(node.key))
@@ -163,10 +168,13 @@ class TreeHarness(CpuCache):
         for component in self.cache.components.values():
             original = component.evict_component
 
-            def recorded(node, *args, original=original, component=component, **kwargs):
-                if node.component_data[component.component_type].value is not None:
+            def recorded(
+                node, *args, original=original, component=component, target=DEVICE, **kwargs
+            ):
+                held = node.component_data[component.component_type].value is not None
+                if held and DEVICE in target:
                     self.victims.append((component.component_type.name, path_tokens(node)))
-                return original(node, *args, **kwargs)
+                return original(node, *args, target=target, **kwargs)
 
             component.evict_component = recorded
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import sglang.srt.plugins.marconi as plugin
 from server_harness import tiny_model
+from sglang.srt.mem_cache.mamba_radix.core import slower_core_reason
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.plugins.marconi_doctor import main
 
 
@@ -41,16 +43,25 @@ def test_states_in_half_the_bytes_weigh_half(model, capsys):
     assert full > 1.5 * half and half > 1.3 * compressed, "the window of the convolution stays"
 
 
+def test_it_says_why_the_slower_core_is_in_charge(model, capsys):
+    words = ("--model-path", model, "--marconi-evict-policy", "3", "--enable-session-radix-cache")
+    status, out, _ = examined(capsys, *words)
+    core = "tree core: Python, which is slower: --enable-session-radix-cache is set"
+    assert status == 0 and core in out
+
+
 @pytest.mark.parametrize(
-    ("words", "core"),
+    ("tier", "shared", "core"),
     [
-        (["--enable-hierarchical-cache"], "the cache has a tier below the device"),
-        (["--enable-session-radix-cache"], "--enable-session-radix-cache is set"),
+        (None, True, None),
+        (LowerTier.HOST, False, None),
+        (LowerTier.HOST, True, "there is a host tier below one memory for both"),
+        (LowerTier.LINKER, False, "below the device is an external linker"),
+        (LowerTier.BUFFER, False, "below the device is a buffer before storage"),
     ],
 )
-def test_it_says_why_the_slower_core_is_in_charge(model, capsys, words, core):
-    status, out, _ = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3", *words)
-    assert status == 0 and f"tree core: Python, which is slower: {core}" in out
+def test_what_lies_below_the_device_decides_the_core(tier, shared, core):
+    assert slower_core_reason(lower_tier=tier, shared_memory=shared) == core
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,7 @@ def test_it_says_why_the_slower_core_is_in_charge(model, capsys, words, core):
         ["--marconi-admission", "judicious"],
         ["--mamba-max-states-per-path", "2"],
         ["--enable-unified-memory"],
+        ["--enable-hierarchical-cache"],
     ],
 )
 def test_it_says_that_the_rust_core_is_in_charge(model, capsys, words):

@@ -207,7 +207,7 @@ sglang.srt.runtime_context
 
 # mem_cache/mamba_radix/setup.py: a tier below the device goes unnoticed
 sglang.srt.arg_groups.fields.memory.Memory
-    read enable_unified_cache_external_linker
+    read enable_unified_cache_external_linker, hicache_host_memory_mode
 
 # mem_cache/mamba_radix/setup.py: metrics are exported by the wrong ranks
 sglang.srt.arg_groups.fields.observability.Observability
@@ -265,6 +265,8 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
     override _is_device_leaf(self, node)
     override _update_evictable_leaf_sets(self, node)
     override _remove_leaf_from_parent(self, node)
+    override commit_hicache_transfers(self, node_id, phase, comp_xfers, *, cache_actions,
+        insert_result=None, pool_storage_result=None)
     call node_by_id(self, node_id)
     read root_node, evictable_device_leaves, is_eagle
 
@@ -359,7 +361,7 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.EvictDeviceNextNo
     call (self, device_frees=..., host_frees=..., tracker=..., cache_actions=..., node_id=None,
         made_progress=False, unbacked_tokens=0, mamba_backup_node_id=None, swa_backup_node_id=None,
         swa_backup_num_tokens=0)
-    read device_frees, tracker, node_id, made_progress
+    read device_frees, tracker, node_id, made_progress, mamba_backup_node_id
 sglang.srt.mem_cache.rust_tree_core.mem_cache.RustUnifiedTreeCoreBinding
     call collect_path_info(self, end_node_ids)
     call evict_device_leaf(self, node_id)
@@ -401,6 +403,31 @@ sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache
     call update_eviction_metrics(self, num_evicted, start_time)
 sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     read is_write_back
+
+# mem_cache/mamba_radix/rust_core/hosted_tree.py: the view does not know what lies on the host
+sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
+    override _fill_evict_result(self, binding_result, result)
+    override commit_backup(self, node_id, host_indices, comp_xfers)
+    override commit_load_back(self, node_id, device_indices, kv_xfer, comp_xfers)
+    override insert_host(self, node_id, key, host_value, hash_value)
+    override commit_hicache_transfers(self, node_id, phase, comp_xfers, *, cache_actions,
+        insert_result=None, pool_storage_result=None)
+    override finish_mamba_state_eviction(self, node_id)
+    override demote(self, node_id)
+    override drop_subtree_no_host(self, node_id)
+sglang.srt.mem_cache.rust_tree_core.mem_cache.RustUnifiedTreeCoreBinding
+    call is_full_device_evicted(self, node_id)
+    call component_has_host_value_only(self, node_id, component_type)
+    call node_backuped(self, node_id)
+    call set_hicache_enabled(self)
+sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.EvictDeviceLeafResult
+    read backup_kv
+sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.DropSubtreeNoHostResult
+    read is_dropped
+sglang.srt.mem_cache.base_prefix_cache.InsertResult
+    read inserted_host_node
+sglang.srt.mem_cache.hicache_storage.PoolTransfer
+    read host_indices, nodes_to_load
 
 # mem_cache/mamba_radix/rust_core/tree.py: the Rust tree core cannot be made
 sglang.srt.mem_cache.cache_init_params.CacheInitParams

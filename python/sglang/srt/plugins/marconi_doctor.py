@@ -165,10 +165,13 @@ def _state_element_bytes(view: Any, hf_config: Any) -> int:
 
 def _core_reason(view: Any, config: MarconiConfig) -> str | None:
     from sglang.srt.mem_cache.mamba_radix.core import slower_core_reason
+    from sglang.srt.mem_cache.mamba_radix.setup import lower_tier
 
     if view.enable_session_radix_cache:
         return "--enable-session-radix-cache is set"
-    return slower_core_reason(has_lower_tier=bool(view.enable_hierarchical_cache))
+    return slower_core_reason(
+        lower_tier=lower_tier(view), shared_memory=bool(view.enable_unified_memory)
+    )
 
 
 def _with_model_folders(words: Sequence[str]) -> list[str]:

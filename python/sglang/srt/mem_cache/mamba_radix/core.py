@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix.admission import GivingMambaComponent
-from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier, MarconiSetup
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_cache.tree_core_registry import (
     get_tree_core_factory,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PYTHON, RUST = "marconi-python", "marconi-rust"
+PYTHON, RUST, HOSTED_RUST = "marconi-python", "marconi-rust", "marconi-rust-hosted"
 
 
 def with_tree_core(params: CacheInitParams, setup: MarconiSetup) -> CacheInitParams:
@@ -29,7 +29,8 @@ def with_tree_core(params: CacheInitParams, setup: MarconiSetup) -> CacheInitPar
     _register()
     reason = python_core_reason(params, setup)
     if reason is None:
-        backend, components = RUST, {ComponentType.MAMBA: GivingMambaComponent}
+        backend = RUST if setup.lower_tier is None else HOSTED_RUST
+        components = {ComponentType.MAMBA: GivingMambaComponent}
     else:
         from sglang.srt.mem_cache.mamba_radix.python_core.tree import COMPONENTS
 
@@ -50,18 +51,19 @@ def python_core_reason(params: CacheInitParams, setup: MarconiSetup) -> str | No
     others = set(params.tree_components or ()) - {ComponentType.FULL, ComponentType.MAMBA}
     if others:
         return f"the tree has {', '.join(sorted(other.name for other in others))} components"
-    return slower_core_reason(has_lower_tier=setup.has_lower_tier)
+    return slower_core_reason(lower_tier=setup.lower_tier, shared_memory=setup.shared_memory)
 
 
-def slower_core_reason(*, has_lower_tier: bool) -> str | None:
+def slower_core_reason(*, lower_tier: LowerTier | None, shared_memory: bool) -> str | None:
     """Why the Rust core cannot serve under a policy, in words; ``None`` if it can."""
-    if has_lower_tier:
-        return "the cache has a tier below the device"
-    return None
+    if lower_tier is LowerTier.HOST:
+        return "there is a host tier below one memory for both" if shared_memory else None
+    return None if lower_tier is None else f"below the device is {lower_tier.value}"
 
 
 def _register() -> None:
-    for name, factory in ((PYTHON, _python_core), (RUST, _rust_core)):
+    factories = {PYTHON: _python_core, RUST: _rust_core, HOSTED_RUST: _hosted_rust_core}
+    for name, factory in factories.items():
         if get_tree_core_factory(name) is None:
             register_tree_core_backend(name, factory)
 
@@ -77,6 +79,16 @@ def _rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) ->
     from sglang.srt.mem_cache.mamba_radix.rust_core.tree import MambaRadixRustTreeCore
 
     return MambaRadixRustTreeCore(
+        params,
+        components[ComponentType.MAMBA].cache,
+        states_per_path=get_exec().mamba.mamba_max_states_per_path,
+    )
+
+
+def _hosted_rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) -> Any:
+    from sglang.srt.mem_cache.mamba_radix.rust_core.hosted_tree import HostedRustTreeCore
+
+    return HostedRustTreeCore(
         params,
         components[ComponentType.MAMBA].cache,
         states_per_path=get_exec().mamba.mamba_max_states_per_path,

@@ -10,7 +10,7 @@ import torch
 from sglang.srt.marconi_utils import ModelCost, PoolBytes
 from sglang.srt.mem_cache.mamba_radix.shared_memory import is_shared
 from sglang.srt.mem_cache.mamba_radix.tuning import make_tuning
-from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup, make_setup
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier, MarconiSetup, make_setup
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.runtime_context import get_memory, get_observability, get_parallel, get_serving
 
@@ -34,16 +34,25 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         if ctx.params.pp_size > 1
         else None,
     )
-    lower = ctx.enable_hierarchical_cache or get_memory().enable_unified_cache_external_linker
     setup = replace(
         setup,
         shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator),
-        has_lower_tier=bool(lower),
+        lower_tier=lower_tier(get_memory()),
     )
     if not (config.tunes or config.marconi_record):
         return setup
     assert isinstance(setup.cost, ModelCost)
     return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))
+
+
+def lower_tier(memory: Any) -> LowerTier | None:
+    """What SGLang's options of memory put below the device."""
+    if memory.enable_unified_cache_external_linker:
+        return LowerTier.LINKER
+    if not memory.enable_hierarchical_cache:
+        return None
+    keeps = memory.hicache_host_memory_mode != "buffer_only"
+    return LowerTier.HOST if keeps else LowerTier.BUFFER
 
 
 def bytes_of_all_stages(pools: PoolBytes, group: Any) -> PoolBytes:

@@ -170,6 +170,16 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         if component_type is ComponentType.MAMBA:
             self.cache.report(self.cache.view.state_created, self.node_by_id(node_id))
 
+    def commit_hicache_transfers(
+        self, node_id: int, phase: Any, comp_xfers: Any, **options: Any
+    ) -> None:
+        super().commit_hicache_transfers(node_id, phase, comp_xfers, **options)
+        inserted = options.get("insert_result")
+        if inserted is not None and inserted.inserted_host_node is not None:
+            # Storage gave the host a state, at which requests can resume from now on.
+            node = self.node_by_id(inserted.inserted_host_node)
+            self.cache.report(self.cache.view.state_came_or_went, node)
+
     def _update_evictable_leaf_sets(self, node: UnifiedTreeNode) -> None:
         order = self._leaf_order
         if order is None:

@@ -71,12 +71,14 @@ class TreeMirror:
         page: tokens a page of the owner's tree; nodes begin and end at whole pages.
     """
 
+    node_class = MirrorNode
+
     def __init__(self, page: int) -> None:
         self._page = page
         self.clear()
 
     def clear(self) -> None:
-        self.root_node = MirrorNode(-1, None, Segment(array("q"), NO_NAMESPACE))
+        self.root_node = self.node_class(-1, None, Segment(array("q"), NO_NAMESPACE))
         self.nodes: dict[int, MirrorNode] = {}
         #: Nodes with a state, the least recently used first.
         self.states: OrderedDict[int, MirrorNode] = OrderedDict()
@@ -94,17 +96,26 @@ class TreeMirror:
 
         Returns:
             Each new node, the upper first, with the node below it that it was split off, if any.
+
+        Raises:
+            LookupError: where the new nodes are, others were taken to be; these are forgotten.
         """
-        known = len(path)
-        while known and path[known - 1][0] not in self.nodes:
-            known -= 1
+        known = self._known(path)
         node = self.nodes[path[known - 1][0]] if known else self.root_node
         learnt = []
+        unnoticed = False
         for id, start, end in path[known:]:
+            if id in self.nodes:
+                node = self.nodes[id]
+                continue
             key = lookup[start:end]
             branch = self._branch(node, key)
-            fresh = MirrorNode(id, node, key)
+            fresh = self.node_class(id, node, key)
             lower = node.children.get(branch)
+            if lower is not None and len(lower.key) <= len(key):
+                # What is split off is shorter than what it is split off.
+                self._forget_all(lower)
+                lower, unnoticed = None, True
             if lower is not None:
                 lower.parent = fresh
                 lower.key = lower.key[len(key) :]
@@ -112,7 +123,16 @@ class TreeMirror:
             node.children[branch] = fresh
             self.nodes[id] = node = fresh
             learnt.append((fresh, lower))
+        if unnoticed:
+            raise LookupError("nodes left the tree and nobody was told")
         return learnt
+
+    def _known(self, path: Sequence[tuple[int, int, int]]) -> int:
+        """Nodes at the beginning of ``path`` above which there is nothing new."""
+        known = len(path)
+        while known and path[known - 1][0] not in self.nodes:
+            known -= 1
+        return known
 
     def put_state(self, node: MirrorNode) -> None:
         """A state was put at the end of ``node``."""
@@ -145,6 +165,13 @@ class TreeMirror:
             for branch in [branch for branch, other in siblings.items() if other is node]:
                 del siblings[branch]
 
+    def _forget_all(self, top: MirrorNode) -> None:
+        stack = [top]
+        while stack:
+            node = stack.pop()
+            stack.extend(node.children.values())
+            self.forget(node)
+
     # -- answers
 
     def node_by_id(self, node_id: int) -> MirrorNode:
@@ -165,6 +192,10 @@ class TreeMirror:
 
     def is_evictable_leaf(self, node: MirrorNode) -> bool:
         return not (node.children or node.kv_locks or node.state_locks or node.parent is None)
+
+    def device_tokens(self, node: MirrorNode) -> int:
+        """Tokens of the node's own whose KV lies on the device."""
+        return len(node.key)
 
     @staticmethod
     def tokens_of(key: Segment) -> Sequence[int]:

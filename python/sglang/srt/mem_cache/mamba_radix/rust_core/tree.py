@@ -44,7 +44,7 @@ _COMPONENTS = {int(component): component for component in ComponentType}
 #: The end of a walk; what is empty nobody drains.
 _NOTHING = EvictDeviceNextNodeResult()
 
-_POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
+POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
 
 
 def _step(
@@ -65,8 +65,8 @@ def _evicting_all_excess(**options: Any) -> Any:
     return bindings.TreeCoreInitParamsBinding(**{**options, "mamba_max_states_per_path": 0})
 
 
-class RustMirror(TreeMirror):
-    """Answers about SGLang's keys too."""
+class SGLangKeys:
+    """Answers of a mirror about SGLang's keys too."""
 
     @staticmethod
     def tokens_of(key: Any) -> Sequence[int]:
@@ -76,6 +76,10 @@ class RustMirror(TreeMirror):
     @staticmethod
     def namespace_of(key: Any) -> Namespace:
         return key.namespace if isinstance(key, Segment) else namespace_of(key)
+
+
+class RustMirror(SGLangKeys, TreeMirror):
+    """Where all lies on the device."""
 
 
 class MambaRadixRustTreeCore(RustUnifiedTreeCore):
@@ -99,7 +103,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     ) -> None:
         self.cache = cache
         self._states_per_path = states_per_path
-        self.mirror = RustMirror(params.page_size)
+        self.mirror = self._make_mirror(params.page_size)
         self._leaves = MirrorLeaves(self.mirror)
         self._keeps_lru = params.eviction_policy.lower() == "lru"
         self._chooses = False
@@ -114,6 +118,10 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self.mirror.clear()
         self._leaves.clear()
         self.cache.forget_tree()
+
+    @staticmethod
+    def _make_mirror(page: int) -> TreeMirror:
+        return RustMirror(page)
 
     # -- lookups and inserts
 
@@ -287,7 +295,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
 
     def evict_device_start(self, component_type: ComponentType, request_cnt: int) -> None:
         self._wanted = request_cnt
-        self._chooses = self.cache.begin_walk(_POOLS[component_type])
+        self._chooses = self.cache.begin_walk(POOLS[component_type])
         self._lru_walk = None
         if self._chooses:
             if component_type is FULL:
@@ -306,7 +314,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             return result
         if tracker[component_type] >= self._wanted:
             return _NOTHING
-        pool = _POOLS[component_type]
+        pool = POOLS[component_type]
         try:
             node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
         except Exception as error:
@@ -445,6 +453,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         """One step of the core's own walk; ``expected`` is whose state it must take, if known."""
         super().evict_device_start(component_type, 1)
         result = super().evict_device_next_node(component_type, {})
+        if result.mamba_backup_node_id is not None:
+            result = super().finish_mamba_state_eviction(result.mamba_backup_node_id)
         super().evict_device_end(component_type)
         self._note_states(result, expected)
         return result
@@ -549,7 +559,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             id, _, start, end, _, children = ends[node.id]
             if (id, end - start, children) != (node.id, len(node.key), len(node.children)):
                 raise RuntimeError(f"the mirror is wrong about node {node.id}")
-            tokens += end - start
+            self._compare_more(node)
+            tokens += self.mirror.device_tokens(node)
             holds = self._binding.get_component_device_value(node.id, _MAMBA) is not None
             if holds and not node.has_state:
                 self.mirror.put_state(node)
@@ -559,7 +570,10 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         if tokens != whole:
             raise RuntimeError(f"the mirror knows {tokens} of {whole} tokens")
 
+    def _compare_more(self, node: Any) -> None:
+        """What else is known of ``node``."""
+
     # -- what this core does not do
 
     def set_hicache_enabled(self) -> None:
-        raise NotImplementedError("a host tier needs the Python tree core under Marconi")
+        raise NotImplementedError("this core was made for a cache without a host tier")

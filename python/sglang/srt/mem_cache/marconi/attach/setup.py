@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from sglang.srt.marconi_utils import ModelCost, PoolBytes, cost_from_config, pool_bytes
@@ -17,6 +18,14 @@ from sglang.srt.mem_cache.marconi.tuning.choices import Choice
 
 Adopt = Callable[[Choice], None]
 OnError = Callable[[str, Exception], None]
+
+
+class LowerTier(Enum):
+    """What lies below the device."""
+
+    HOST = "the host's memory"
+    BUFFER = "a buffer before storage"
+    LINKER = "an external linker"
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class MarconiSetup:
         shared_memory: states and KV take their bytes from one memory.
         make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
             force and what is told of errors; ``None`` for none.
-        has_lower_tier: what leaves the device may go on living on the host or beyond.
+        lower_tier: where what leaves the device may go on living; ``None``: nowhere.
     """
 
     config: MarconiConfig
@@ -45,7 +54,7 @@ class MarconiSetup:
     on_request: Callable[[MarconiStats], None] | None = None
     shared_memory: bool = False
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
-    has_lower_tier: bool = False
+    lower_tier: LowerTier | None = None
 
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""

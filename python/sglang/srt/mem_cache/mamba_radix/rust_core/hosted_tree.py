@@ -1,0 +1,342 @@
+"""SGLang 0.5.23's Rust tree core with a host tier below it (HiCache), under a policy.
+
+What SGLang copies to the host, loads back and forgets there it does by itself. Where it says which
+nodes an operation changed, these are asked anew; of what the host forgets it says the slots alone,
+which the mirror knows the nodes of. Every question is a call into the core, about a microsecond.
+
+KV leaves under LRU, whose order the core keeps, are left to its own walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.mamba_radix.rust_core.host_mirror import HostedMirror
+from sglang.srt.mem_cache.mamba_radix.rust_core.leaves import Learnt
+from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import MirrorNode, Segment
+from sglang.srt.mem_cache.mamba_radix.rust_core.tree import (
+    FULL,
+    MAMBA,
+    POOLS,
+    MambaRadixRustTreeCore,
+    SGLangKeys,
+)
+from sglang.srt.mem_cache.rust_tree_core.adapter import RustUnifiedTreeCore
+from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
+    EvictDeviceNextNodeResult,
+)
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+_MAMBA = int(MAMBA)
+
+
+class HostedRustMirror(SGLangKeys, HostedMirror):
+    """Where KV and states may lie on the host."""
+
+
+class HostedRustTreeCore(MambaRadixRustTreeCore):
+    """The Rust tree core, telling the cache's view of what moves between device and host too."""
+
+    mirror: Any
+
+    def __init__(self, params: CacheInitParams, cache: Any, *, states_per_path: int = -1) -> None:
+        super().__init__(params, cache, states_per_path=states_per_path)
+        self._keeps_lru = False
+        self._offered: dict[int, bool] = {}
+        self._backing_up: Any = None
+
+    @staticmethod
+    def _make_mirror(page: int) -> HostedRustMirror:
+        return HostedRustMirror(page)
+
+    def set_hicache_enabled(self) -> None:
+        self._binding.set_hicache_enabled()
+
+    # -- what changed
+
+    def _ask(self, node: Any) -> None:
+        """Take note of where the KV and the state of ``node`` lie now; of a node that is gone too.
+
+        Raises:
+            AssertionError: it is gone, and something below it is not.
+        """
+        try:
+            on_device = not self._binding.is_full_device_evicted(node.id)
+        except KeyError:
+            self._gone(node)
+            return
+        self._ask_state(node)
+        if on_device != node.on_device:
+            node.on_device = on_device
+            self._leaf_sets_updated(node)
+            self._leaf_sets_updated(node.parent)
+
+    def _ask_state(self, node: Any) -> None:
+        holds = self._binding.get_component_device_value(node.id, _MAMBA) is not None
+        beside = not holds and self._binding.component_has_host_value_only(node.id, _MAMBA)
+        if (holds, beside) == (node.has_state, node.host_state):
+            return
+        if node.has_state and not holds:
+            self.cache.evicting_state(node)
+            self.mirror.drop_state(node)
+        node.host_state = beside
+        if holds and not node.has_state:
+            self.mirror.put_state(node)
+            self.cache.view.state_created(node)
+        else:
+            self.cache.view.state_came_or_went(node)
+
+    def _gone(self, node: Any) -> None:
+        for child in list(node.children.values()):
+            self._ask(child)
+        parent = node.parent
+        self.cache.prefix_deleted(node)
+        self.mirror.remove(node)
+        self._leaves.removed(node)
+        self.cache.view.removed(node)
+        self._leaf_sets_updated(parent)
+        if parent.parent is not None and not parent.on_device and not parent.children:
+            self._ask(parent)
+
+    def _leaf_sets_updated(self, node: MirrorNode) -> None:
+        self._leaves.changed(node)
+        self.cache.view.leaf_sets_updated(node)
+
+    def _ask_all(self, ids: Iterable[int]) -> None:
+        for id in dict.fromkeys(ids):
+            node = self.mirror.find(id)
+            if node is not None:
+                self._ask(node)
+
+    def _fill_evict_result(self, binding_result: Any, result: Any) -> Any:
+        result = super()._fill_evict_result(binding_result, result)
+        if result.host_frees:
+            self.cache.report(self._forgotten, result.host_frees)
+        return result
+
+    def _forgotten(self, host_frees: Any) -> None:
+        """The host gave up these slots, of KV and of states."""
+        mirror = self.mirror
+        freed = [mirror.freed_kv(slots) for slots in host_frees.get(FULL, ())]
+        freed += [mirror.freed_state(slots) for slots in host_frees.get(MAMBA, ())]
+        if None in freed:
+            # After a lost event nobody knows whose these slots were.
+            freed = [n for n in mirror.nodes.values() if n.host_state or not n.on_device]
+        for node in freed:
+            if mirror.find(node.id) is node:
+                self._ask(node)
+
+    # -- lookups and inserts
+
+    def _matched(self, key: Any, result: Any) -> None:
+        if result.last_visited_node_id is not None:
+            self._learn(result.last_visited_node_id, key)
+        node = self.mirror.node_by_id(result.best_match_node)
+        if node.has_state:
+            self.mirror.use_state(node)
+
+    def _inserted(self, key: Any, node_id: int) -> None:
+        self._learn(node_id, key)
+        node = self.mirror.node_by_id(node_id)
+        while node.parent is not None:
+            if not node.on_device:
+                # The request's own KV lies there now.
+                self._ask(node)
+            node = node.parent
+        super()._inserted(key, node_id)
+
+    def _learnt(self, learnt: Learnt) -> None:
+        for fresh, lower in learnt:
+            if lower is None:
+                self._compare_more(fresh)
+        super()._learnt(learnt)
+
+    # -- copies
+
+    def commit_backup(self, node_id: int, host_indices: Any, comp_xfers: Any) -> None:
+        super().commit_backup(node_id, host_indices, comp_xfers)
+        self.cache.report(self._backed_up, node_id, host_indices, comp_xfers)
+
+    def _backed_up(self, node_id: int, kv: Any, transfers: Any) -> None:
+        if self._inserting is not None:
+            self._learn(node_id, self._inserting.key)
+        node = self.mirror.nodes[node_id]
+        if len(kv):
+            self.mirror.copied_kv(node, kv)
+        for transfer in transfers.get(MAMBA, ())[:1]:
+            if transfer.host_indices is not None:
+                self.mirror.copied_state(node, transfer.host_indices)
+
+    def commit_load_back(
+        self, node_id: int, device_indices: Any, kv_xfer: Any, comp_xfers: Any
+    ) -> Any:
+        actions = super().commit_load_back(node_id, device_indices, kv_xfer, comp_xfers)
+        loaded = [*(kv_xfer.nodes_to_load or ()), node_id]
+        self.cache.report(self._ask_all, loaded)
+        return actions
+
+    def insert_host(self, node_id: int, key: Any, host_value: Any, hash_value: list[str]) -> Any:
+        result = super().insert_host(node_id, key, host_value, hash_value)
+        self.cache.report(self._prefetched, node_id, key, host_value, result.inserted_host_node)
+        return result
+
+    def _prefetched(self, node_id: int, key: Any, slots: Any, inserted: int | None) -> None:
+        """KV came to the host from storage: nodes below ``node_id`` may be new, or copied now."""
+        mirror, anchor = self.mirror, self.mirror.node_by_id(node_id)
+        coming = Segment(key.raw_token_ids(), mirror.namespace_of(key))
+        end = mirror.descend(anchor, coming)
+        whole = mirror.whole_key(end, coming.namespace)
+        if inserted is not None and mirror.find(inserted) is None:
+            tokens = mirror.whole_key(anchor, coming.namespace).tokens + coming.tokens
+            whole = Segment(tokens, coming.namespace)
+        last = end.id if inserted is None else inserted
+        if end is anchor and inserted is None:
+            return
+        (path,) = self._binding.collect_path_info([last])
+        learnt = mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
+        self._learnt(learnt)
+        at = mirror.depth(anchor)
+        for id, _, start, stop, *_ in path:
+            node = mirror.nodes[id]
+            if start >= at and node.host_kv is None and self._binding.node_backuped(id):
+                mirror.copied_kv(node, slots[start - at : stop - at])
+                self._ask(node)
+
+    def commit_hicache_transfers(
+        self, node_id: int, phase: Any, comp_xfers: Any, **options: Any
+    ) -> None:
+        super().commit_hicache_transfers(node_id, phase, comp_xfers, **options)
+        inserted = options.get("insert_result")
+        if inserted is not None and inserted.inserted_host_node is not None:
+            self.cache.report(self._state_prefetched, inserted, comp_xfers)
+
+    def _state_prefetched(self, inserted: Any, transfers: Any) -> None:
+        node = self.mirror.nodes[inserted.inserted_host_node]
+        for transfer in transfers.get(MAMBA, ())[:1]:
+            if not inserted.mamba_exist and transfer.host_indices is not None:
+                self.mirror.copied_state(node, transfer.host_indices)
+        self._ask(node)
+
+    # -- locks
+
+    def _locked(self, node_id: int, kv: int, state: int) -> None:
+        node = self.mirror.find(node_id)
+        if node is None:
+            return
+        node.state_locks += state
+        self.mirror.lock(node, kv)
+        self.cache.view.changed(node)
+        # Below what lies on the host alone this was the evictable leaf.
+        while not node.on_device and node.parent is not None:
+            node = node.parent
+            self.cache.view.changed(node)
+
+    # -- eviction
+
+    def evict_device_start(self, component_type: Any, request_cnt: int) -> None:
+        super().evict_device_start(component_type, request_cnt)
+        self._offered.clear()
+
+    def evict_device_next_node(self, component_type: Any, tracker: Any) -> Any:
+        if not self._chooses:
+            return super().evict_device_next_node(component_type, tracker)
+        if tracker[component_type] >= self._wanted:
+            return EvictDeviceNextNodeResult()
+        pool = POOLS[component_type]
+        try:
+            node = self.cache.choose_victim(pool, self._passed_over())
+        except Exception as error:
+            self.cache.count_fallback(pool, error)
+            return self._least_recent_once(component_type)
+        if node is None:
+            return EvictDeviceNextNodeResult()
+        is_leaf = self._offered[node.id] = self.mirror.is_evictable_leaf(node)
+        if is_leaf:
+            return EvictDeviceNextNodeResult(node_id=node.id)
+        if self.is_write_back and node.host_kv is None and not node.state_copied:
+            self._backing_up = node
+            return EvictDeviceNextNodeResult(mamba_backup_node_id=node.id, made_progress=True)
+        return self._evict_state_or_another(node)
+
+    def _passed_over(self) -> set[int]:
+        """What this walk offered in the role that it has now, and which stayed: its backup failed.
+
+        SGLang's own walk passes it over too.
+        """
+        find, is_leaf = self.mirror.find, self.mirror.is_evictable_leaf
+        return {
+            id
+            for id, role in self._offered.items()
+            if (node := find(id)) is not None and is_leaf(node) == role
+        }
+
+    def _least_recent_once(self, component_type: Any) -> Any:
+        step = self._evict_least_recent(component_type)
+        if step.node_id is not None and self._offered.get(step.node_id):
+            return EvictDeviceNextNodeResult()
+        if step.node_id is not None:
+            self._offered[step.node_id] = True
+        return step
+
+    def _evict_state_or_another(self, node: Any) -> Any:
+        try:
+            return self._evict_state(node)
+        except Exception as error:
+            self.cache.count_fallback(POOLS[MAMBA], error)
+            return self._least_recent_once(MAMBA)
+
+    def finish_mamba_state_eviction(self, node_id: int) -> Any:
+        node, self._backing_up = self._backing_up, None
+        if node is None:
+            result = super().finish_mamba_state_eviction(node_id)
+            self.cache.report(self._ask_all, (node_id,))
+            return result
+        if self.mirror.find(node_id) is not node or not node.has_state or node.state_locks:
+            return EvictDeviceNextNodeResult(made_progress=True)
+        if self.mirror.is_evictable_leaf(node):
+            return EvictDeviceNextNodeResult(node_id=node_id, made_progress=True)
+        return self._evict_state_or_another(node)
+
+    def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
+        result = RustUnifiedTreeCore.evict_device_leaf(self, node_id, is_write_back)
+        if result.backup_kv is None:
+            self.cache.report(self._left_device, node_id)
+        return result
+
+    def demote(self, node_id: int) -> Any:
+        result = super().demote(node_id)
+        self.cache.report(self._left_device, node_id)
+        return result
+
+    def drop_subtree_no_host(self, node_id: int) -> Any:
+        result = super().drop_subtree_no_host(node_id)
+        if result.is_dropped:
+            self.cache.report(self._left_device, node_id)
+        return result
+
+    def _left_device(self, node_id: int) -> None:
+        node = self.mirror.find(node_id)
+        if node is not None:
+            self.cache.evicting_kv(node)
+            self._ask(node)
+
+    def _state_evicted(self, node: Any) -> None:
+        self.cache.report(self._ask_state, node)
+
+    @staticmethod
+    def _excess_above(node: Any) -> list[Any]:
+        found = MambaRadixRustTreeCore._excess_above(node)
+        return [above for above in found if above.kv_locks or _has_child_on_device(above)]
+
+    # -- after a lost event
+
+    def _compare_more(self, node: Any) -> None:
+        node.on_device = not self._binding.is_full_device_evicted(node.id)
+        node.host_state = self._binding.component_has_host_value_only(node.id, _MAMBA)
+
+
+def _has_child_on_device(node: Any) -> bool:
+    return any(child.on_device for child in node.children.values())

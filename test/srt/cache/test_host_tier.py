@@ -1,0 +1,209 @@
+"""Every policy on the Rust core with a host tier is its twin on the Python core."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from host_harness import HostTier, evict
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, rule, run_state_machine_as_test
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
+from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE
+from test_faults import break_at_random, slots_are_whole
+from test_rust_core import KV_TOKENS, STATE_SLOTS, TOKENS, Twins, match
+from tree_harness import FULL, MAMBA, TreeHarness, path_tokens, server_context
+
+#: Tokens and states that the host holds: much, or next to nothing.
+HOSTS = {"large": (80, 8), "tiny": (6, 1)}
+
+
+class HostedTwins(Twins):
+    """One history on both cores, with copies under way and a host that forgets too."""
+
+    write_policy = "write_back"
+    host = "large"
+
+    kept = Bundle("kept")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiers = [
+            HostTier(harness, *HOSTS[self.host], self.write_policy) for harness in self.twins
+        ]
+
+    def make(self, core: str) -> TreeHarness:
+        return TreeHarness(
+            self.policy,
+            core=core,
+            kv_tokens=KV_TOKENS,
+            state_slots=STATE_SLOTS,
+            lower_tier=LowerTier.HOST,
+            **self.options,
+        )
+
+    def teardown(self) -> None:
+        for tier in self.tiers:
+            tier.complete()
+        super().teardown()
+
+    @rule(target=kept, tokens=TOKENS)
+    def insert_and_return(self, tokens: list[int]) -> list[int]:
+        self.insert(tokens, NO_NAMESPACE)
+        return tokens
+
+    @rule(tokens=kept | TOKENS)
+    def prefetch(self, tokens: list[int]) -> None:
+        """Storage has all of ``tokens``, and a state at their end."""
+        for tier in self.tiers:
+            tier.prefetch(tokens)
+        self.both(lambda harness: (None, None))
+
+    @rule(tokens=kept)
+    def load_back(self, tokens: list[int]) -> None:
+        def loaded(harness: TreeHarness) -> Any:
+            result = match(harness, tokens, NO_NAMESPACE)
+            done = harness.cache.load_back(result.best_match_node)
+            return (done, result.host_hit_length, result.mamba_host_hit_length), None
+
+        self.both(loaded)
+
+    @rule(writes=st.integers(0, 3), loads=st.integers(0, 3))
+    def complete(self, writes: int, loads: int) -> None:
+        for tier in self.tiers:
+            tier.complete(writes, loads)
+        self.both(lambda harness: (None, None))
+
+    @rule(kv=st.integers(0, 30), states=st.integers(0, 3))
+    def the_host_forgets(self, kv: int, states: int) -> None:
+        def forgot(harness: TreeHarness) -> Any:
+            cache = harness.cache
+            return (cache.evict_host(kv, FULL), cache.evict_host(states, MAMBA)), None
+
+        self.both(forgot)
+
+    def both(self, operation: Any) -> tuple[Any, Any]:
+        answers = super().both(operation)
+        python, rust = (whole_tree(harness) for harness in self.twins)
+        assert python == rust
+        used = [tier.used() for tier in self.tiers]
+        assert used[0] == used[1], used
+        counters = [harness.cache.stats.as_dict() for harness in self.twins]
+        for counter in counters:
+            del counter["victim_digest"]
+        assert counters[0] == counters[1]
+        return answers
+
+
+def whole_tree(harness: TreeHarness) -> dict[tuple[int, ...], tuple[bool, ...]]:
+    """What the view can ask of each node."""
+    tree = harness.cache.tree
+    found = {}
+    stack = list(tree.root_node.children.values())
+    while stack:
+        node = stack.pop()
+        stack.extend(node.children.values())
+        found[path_tokens(node), len(node.key)] = (
+            tree.holds_state(node),
+            tree.state_survives(node),
+            tree.state_is_locked(node),
+            tree.is_evictable_leaf(node),
+        )
+    return found
+
+
+def random_life(harness: TreeHarness, tier: HostTier, seed: int, operations: int) -> None:
+    """Conversations that come back, while copies are under way and the host forgets."""
+    rng = random.Random(seed)
+    sessions = [[rng.randrange(3) for _ in range(8)] for _ in range(6)]
+    for _ in range(operations):
+        kind, which = rng.random(), rng.randrange(len(sessions))
+        tokens = sessions[which]
+        if kind < 0.45:
+            tokens = tokens + [rng.randrange(3) for _ in range(rng.randrange(1, 9))]
+            harness.insert(tokens)
+            sessions[which] = tokens if len(tokens) < 60 else tokens[: rng.randrange(1, 20)]
+        elif kind < 0.7:
+            harness.cache.load_back(harness.match(tokens).best_match_node)
+        elif kind < 0.8:
+            tier.prefetch(tokens)
+        elif kind < 0.9:
+            tier.complete(rng.randrange(3), rng.randrange(3))
+        elif kind < 0.95:
+            harness.cache.evict_host(rng.randrange(20), FULL)
+            harness.cache.evict_host(rng.randrange(3), MAMBA)
+        else:
+            evict(harness, rng.randrange(30), rng.randrange(3))
+    tier.complete()
+
+
+MIRROR = ("copied_kv", "copied_state", "freed_kv", "freed_state", "lock", "learn", "descend")
+CORE = ("_ask", "_ask_state", "_gone", "_forgotten", "_backed_up", "_left_device", "_locked")
+CORE += ("_ask_all", "_prefetched", "_state_prefetched", "_passed_over", "_excess_above")
+
+
+@pytest.mark.parametrize("write_policy", ["write_back", "write_through"])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        *(("mirror", name) for name in MIRROR),
+        *(("core", name) for name in CORE),
+        *(("policy", name) for name in ("victim", "on_insert")),
+    ],
+)
+def test_a_fault_costs_the_policy_and_nothing_else(part: str, name: str, write_policy: str):
+    with server_context():
+        harness = TreeHarness(
+            3, core="rust", kv_tokens=160, state_slots=9, lower_tier=LowerTier.HOST
+        )
+        tier = HostTier(harness, 120, 8, write_policy)
+        random_life(harness, tier, 1, 40)
+        core = harness.cache.tree_core
+        owner = {"mirror": core.mirror, "core": core, "policy": harness.cache.policy}[part]
+        mend = break_at_random(owner, name, 7)
+        random_life(harness, tier, 2, 600)
+        raised, stats = mend(), harness.cache.stats
+        assert not raised or stats.errors + stats.fallbacks.total() > 0, "nobody counted it"
+        for seed in range(3, 60):
+            random_life(harness, tier, seed, 80)
+            if harness.cache.view.is_sound:
+                break
+        assert harness.cache.view.is_sound, "it did not recover"
+        harness.cache.view._check()
+        before = stats.fallbacks.total()
+        assert evict(harness, 8, 2)[0] >= 8
+        assert stats.fallbacks.total() == before, "the policy does not choose again"
+        slots_are_whole(harness)
+
+
+VARIANTS = {
+    "lru": (1, {}),
+    "marconi": (2, {}),
+    "value": (3, {}),
+    "value_state_only": (3, {"marconi_evict_pools": "state"}),
+    "lru_judicious": (1, {"marconi_admission": "judicious"}),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("write_policy", ["write_back", "write_through"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_history_one_order_of_victims(variant: str, write_policy: str, host: str) -> None:
+    policy, options = VARIANTS[variant]
+    twins = type(
+        "Twins",
+        (HostedTwins,),
+        {"policy": policy, "options": options, "write_policy": write_policy, "host": host},
+    )
+    run_state_machine_as_test(
+        twins,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
