@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from statistics import fmean, quantiles
 
@@ -32,7 +32,7 @@ class CountingPolicy(MarconiPolicy):
         super().__init__(savings, eff_weight)
         self.counts: list[tuple[int, int]] = []
 
-    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         found = super().victim(pool, now, excluding)
         self.counts.append(self.candidates_and_steps(pool))
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 
 import pytest
 from sglang.srt.marconi_utils import cost_by_name
@@ -38,7 +38,7 @@ class LargestFirst:
     def on_remove(self, prefix: CachedPrefix) -> None:
         del self.cached[prefix.id]
 
-    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         may = [p for p in self.cached.values() if p.may_leave(pool) and p.id not in excluding]
         return max(may, key=lambda prefix: (prefix.depth, -prefix.order), default=None)
 

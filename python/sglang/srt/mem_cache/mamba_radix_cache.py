@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +186,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
 
-    def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
+    def choose_victim(self, pool: Pool | None, excluding: Container[int] = ()) -> Any:
         """See :meth:`TreeView.victim`.
 
         Raises:

@@ -268,7 +268,7 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
     override commit_hicache_transfers(self, node_id, phase, comp_xfers, *, cache_actions,
         insert_result=None, pool_storage_result=None)
     call node_by_id(self, node_id)
-    read root_node, evictable_device_leaves, is_eagle
+    read root_node, evictable_device_leaves, is_eagle, _node_arena
 
 # mem_cache/mamba_radix/python_core/tree.py: device and host are not told apart
 sglang.srt.mem_cache.unified_cache.components.base.EvictLayer
@@ -318,11 +318,10 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList
     call get_lru_no_lock(self)
     call get_prev_no_lock(self, node, check_id=True)
     call in_list(self, node)
-    read cache
 
 # mem_cache/mamba_radix/python_core/walk.py: walks offer no victim
 sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
-    read _node_arena, lru_lists, eviction_strategy, enable_session_radix_cache
+    read lru_lists, eviction_strategy, enable_session_radix_cache
 
 # mem_cache/mamba_radix/python_core/walk.py: nothing is evicted from shared memory
 sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache

@@ -8,7 +8,7 @@ make: a request uses what it found when it is admitted, which no core hears of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from typing import Any, Protocol
 
 from sglang.srt.mem_cache.marconi.attach.view import TreeView
@@ -86,7 +86,7 @@ class TreeEvents(Protocol):
     def start_walk(self, pool: Pool, component: Any) -> Walk | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
 
-    def choose_victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any:
+    def choose_victim(self, pool: Pool | None, excluding: Container[int] = ()) -> Any:
         """The node that the policy would evict from ``pool``; ``None`` if it has none.
 
         Raises:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
@@ -19,7 +18,8 @@ class PolicyWalk:
     """One eviction walk: asks for victims, and never offers the same one twice in the same role.
 
     A victim can survive being offered (a HiCache backup that fails), and stock's own walk passes
-    it over for the rest of the walk too.
+    it over for the rest of the walk too. The policy asks the walk which ids to pass over, and of
+    no others than those that it looks at.
 
     Args:
         pool: whose shortage the walk is to end.
@@ -53,53 +53,41 @@ class PolicyWalk:
             self._offered[node.id] = self._is_leaf(node)
         return node
 
-    def _excluded(self) -> set[int]:
-        """Ids to pass over: what was offered in the role it has now, and what sessions hold."""
-        arena = self._cache.tree_core._node_arena
-        self._offered = {id: role for id, role in self._offered.items() if id in arena}
-        excluded = {id for id, role in self._offered.items() if role == self._is_leaf(arena[id])}
-        if self._spare_sessions and self._in_session is not None:
-            excluded.update(node.id for node in self._everything() if self._in_session(node))
-        return excluded
+    def __contains__(self, id: object) -> bool:
+        """Whether to pass over a node: it was offered in the role it has now, or is spared."""
+        node = self._cache.tree_core.node_by_id(id)
+        if id in self._offered and self._offered[id] == self._is_leaf(node):
+            return True
+        return self._spare_sessions and self._in_session is not None and self._in_session(node)
 
     def _is_leaf(self, node: UnifiedTreeNode) -> bool:
         return node in self._cache.tree_core.evictable_device_leaves
 
-    def _everything(self) -> Iterable[UnifiedTreeNode]:
-        """All that could be evicted."""
-        core = self._cache.tree_core
-        states: Iterable[UnifiedTreeNode] = core.lru_lists[ComponentType.MAMBA].cache.values()
-        leaves: Iterable[UnifiedTreeNode] = core.evictable_device_leaves
-        if self._chosen_from is None:
-            return chain(states, leaves)
-        return states if self._chosen_from is Pool.STATE else leaves
-
     def _next(self) -> UnifiedTreeNode | None:
-        excluded = set(self._offered)
+        excluding: Container[int] = self if self._offered or self._spare_sessions else ()
         try:
-            excluded = self._excluded()
-            victim: UnifiedTreeNode | None = self._cache.choose_victim(self._chosen_from, excluded)
+            victim: UnifiedTreeNode | None = self._cache.choose_victim(self._chosen_from, excluding)
             return victim
         except Exception as error:
             self._cache.count_fallback(self._pool, error)
             if self._chosen_from is Pool.STATE:
-                return self._least_recent_state(excluded)
-            leaf = self._least_recent_leaf(excluded)
+                return self._least_recent_state()
+            leaf = self._least_recent_leaf()
             if leaf is None and self._chosen_from is None:
                 # SGLang too lets KV give before states, whichever of the two is short.
-                return self._least_recent_state(excluded)
+                return self._least_recent_state()
             return leaf
 
-    def _least_recent_state(self, excluded: set[int]) -> UnifiedTreeNode | None:
+    def _least_recent_state(self) -> UnifiedTreeNode | None:
         lru = self._cache.tree_core.lru_lists[ComponentType.MAMBA]
         node = lru.get_lru_no_lock()
-        while node is not None and node.id in excluded:
+        while node is not None and node.id in self:
             node = lru.get_prev_no_lock(node)
         return node if node is None or lru.in_list(node) else None
 
-    def _least_recent_leaf(self, excluded: set[int]) -> UnifiedTreeNode | None:
+    def _least_recent_leaf(self) -> UnifiedTreeNode | None:
         core = self._cache.tree_core
-        leaves = [node for node in core.evictable_device_leaves if node.id not in excluded]
+        leaves = [node for node in core.evictable_device_leaves if node.id not in self]
         priority = core.eviction_strategy.get_priority
         return min(leaves, key=lambda n: (priority(n), n.last_access_time, n.id), default=None)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import Any
 
 from sglang.srt.mem_cache.marconi.eviction.policy import (
@@ -38,6 +39,20 @@ class _Notes:
     last_access: int | None = None
     children: int = 0
     prefix: CachedPrefix | None = None
+
+
+class PassedOver:
+    """Ids to pass over: those among some, and those of which a test says so once it is asked."""
+
+    __slots__ = ("_some", "_test")
+
+    def __init__(self, some: Container[int], test: Callable[[int], bool]) -> None:
+        self._some = some
+        self._test = test
+
+    def __contains__(self, id: object) -> bool:
+        assert isinstance(id, int)
+        return id in self._some or self._test(id)
 
 
 class TreeView:
@@ -277,8 +292,12 @@ class TreeView:
             above = above.parent
         return self.depth(above), depth
 
-    def victim(self, pool: Pool | None, excluding: Collection[int] = ()) -> Any | None:
+    def victim(self, pool: Pool | None, excluding: Container[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none.
+
+        A policy that orders shared memory and is asked about one pool alone passes over what may
+        not leave that: O(prefixes that stay and come before the victim in its order). No server
+        asks so, unless a decision about both pools failed.
 
         Args:
             pool: ``None``: from memory that both pools share; the policy must order that.
@@ -288,8 +307,7 @@ class TreeView:
         if self._left or self._marked:
             self.refresh()
         if self._orders_shared and pool is not None:
-            stay = (prefix.id for prefix in self._prefixes() if not prefix.may_leave(pool))
-            excluding = {*excluding, *stay}
+            excluding = PassedOver(excluding, partial(self._stays, pool))
         while True:
             prefix = self.policy.victim(pool or Pool.STATE, self.now, excluding)
             if prefix is None:
@@ -299,7 +317,7 @@ class TreeView:
                 return node
             # A change that no event announced: take note of it and ask again.
             self._refresh_node(node)
-            excluding = {*excluding, prefix.id}
+            excluding = PassedOver(excluding, partial(eq, prefix.id))
 
     # -- internals
 
@@ -331,6 +349,10 @@ class TreeView:
         for notes in self._notes.values():
             if notes.prefix is not None:
                 yield notes.prefix
+
+    def _stays(self, pool: Pool, id: int) -> bool:
+        prefix = self._notes[id].prefix
+        return prefix is None or not prefix.may_leave(pool)
 
     def _may_leave(self, node: Any, pool: Pool | None) -> bool:
         assert self._tree is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from sglang.srt.mem_cache.marconi.eviction.staircase import Staircase
 from sglang.srt.mem_cache.marconi.eviction.stamp_tree import Key
@@ -85,7 +85,7 @@ class Candidates:
             known[3].remove(known[1])
 
     def lowest(
-        self, pool: Pool | None, now: int, eff_weight: float, excluding: Collection[int] = ()
+        self, pool: Pool | None, now: int, eff_weight: float, excluding: Container[int] = ()
     ) -> CachedPrefix | None:
         """The candidate of lowest utility in ``pool`` at tick ``now``, ``None`` if there is none.
 
@@ -93,15 +93,25 @@ class Candidates:
         serves all that is below. Equal scores go to the one that appeared first.
 
         Args:
-            excluding: ids to pass over. They stay out of the trees until a call no longer
-                excludes them, so a walk that excludes ever more pays for each of them once.
+            excluding: ids to pass over, asked of what the answer rests on: the extremes of last
+                access and efficiency, and the lowest. What is passed over stays out of the trees
+                until a call no longer excludes it, so a walk that excludes ever more pays O(k) for
+                each once.
         """
-        if excluding or self._masked:
-            self._mask({id for id in excluding if id in self._members})
+        if self._masked:
+            self._unmask([id for id in self._masked if id not in excluding])
         for group in self._groups[pool]:
-            found = [stairs for stairs in group if stairs.is_filled]
-            if found:
-                return self._members[_lowest(found, now, eff_weight)][0]
+            while found := [stairs for stairs in group if stairs.is_filled]:
+                if not excluding:
+                    return self._members[_lowest(found, now, eff_weight)][0]
+                outermost = {id for stairs in found for id in stairs.outermost()}
+                passed = [id for id in outermost if id in excluding]
+                if not passed:
+                    lowest = _lowest(found, now, eff_weight)
+                    if lowest not in excluding:
+                        return self._members[lowest][0]
+                    passed = [lowest]
+                self._mask(passed)
         return None
 
     def count(self, pool: Pool | None) -> tuple[int, int]:
@@ -120,14 +130,17 @@ class Candidates:
                 pools |= 1 << at
         return pools
 
-    def _mask(self, wanted: set[int]) -> None:
-        for id in wanted - self._masked:
+    def _mask(self, ids: Iterable[int]) -> None:
+        for id in ids:
             _, key, _, stairs = self._members[id]
             stairs.remove(key)
-        for id in self._masked - wanted:
+            self._masked.add(id)
+
+    def _unmask(self, ids: Iterable[int]) -> None:
+        for id in ids:
             _, key, efficiency, stairs = self._members[id]
             stairs.add(key, efficiency, id)
-        self._masked = wanted
+            self._masked.remove(id)
 
     def _check(self) -> None:
         for stairs in (*self._narrow, *self._forks):

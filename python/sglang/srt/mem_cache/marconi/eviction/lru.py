@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 
@@ -20,5 +20,5 @@ class LruPolicy:
 
     def on_remove(self, prefix: CachedPrefix) -> None: ...
 
-    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from functools import partial
 
 from sglang.srt.mem_cache.marconi.eviction.candidates import Candidates
@@ -57,7 +57,7 @@ class MarconiPolicy:
         self._hit.pop(prefix.id, None)
         self._candidates.discard(prefix)
 
-    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         if pool not in self.pools:
             return None
         self._enter_hits()

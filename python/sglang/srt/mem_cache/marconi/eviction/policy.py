@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol, runtime_checkable
 
 from sglang.srt.mem_cache.marconi.hints import Hint
@@ -40,11 +40,11 @@ class EvictionPolicy(Protocol):
     def on_remove(self, prefix: CachedPrefix) -> None:
         """It is no longer cached."""
 
-    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         """Whom to evict from ``pool``, or ``None`` when nothing evictable is left.
 
         Args:
-            excluding: ids already tried in this eviction, to be passed over.
+            excluding: ids to be passed over; a policy asks only of those that it looks at.
         """
 
 

@@ -99,6 +99,11 @@ class Staircase:
         """
         return self._steps.stamps[0], self._last_stamp, self._efficiencies[-1], self._highest
 
+    def outermost(self) -> tuple[int, int, int, int]:
+        """Ids of candidates that :meth:`bounds` are those of; there must be one."""
+        ids = self._steps.ids
+        return ids[0], self._tree.last_id, ids[-1], self._tree.highest_id
+
     def lowest(self, utility: Utility) -> tuple[float, int, int]:
         """Score, order and id of the candidate of lowest score, and of lowest order among equals.
 

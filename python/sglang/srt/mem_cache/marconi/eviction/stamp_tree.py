@@ -107,8 +107,7 @@ class _Node:
 class StampTree:
     """Candidates ordered by last access; every node knows the extremes of efficiency below it.
 
-    Updates, :attr:`last_stamp` and :attr:`highest_efficiency` are O(log n), each step that
-    :meth:`steps_down` finds too.
+    Updates and every property are O(log n), each step that :meth:`steps_down` finds too.
     """
 
     def __init__(self) -> None:
@@ -200,11 +199,23 @@ class StampTree:
     @property
     def last_stamp(self) -> int:
         """Latest last access of all candidates, of which there must be one."""
-        node = self._root
-        while node.highs is not node.lows:
-            node = node.below[-1]
-        stamp: int = node.keys[-1][0]
+        stamp: int = self._last_leaf().keys[-1][0]
         return stamp
+
+    @property
+    def last_id(self) -> int:
+        """Id of the candidate of the highest key; there must be one."""
+        id: int = self._last_leaf().below[-1]
+        return id
+
+    @property
+    def highest_id(self) -> int:
+        """Id of a candidate of the highest efficiency; there must be one."""
+        below: Any = self._root
+        while isinstance(below, _Node):
+            below = below.below[below.highs.index(max(below.highs))]
+        id: int = below
+        return id
 
     @property
     def highest_efficiency(self) -> float:
@@ -264,6 +275,12 @@ class StampTree:
                     else:
                         nodes.append(node.below[at])
         return order, id
+
+    def _last_leaf(self) -> _Node:
+        node = self._root
+        while node.highs is not node.lows:
+            node = node.below[-1]
+        return node
 
     def _check(self) -> None:
         assert self._check_below(self._root, None, None) == self._count

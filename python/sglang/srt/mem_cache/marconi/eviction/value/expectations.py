@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix
@@ -105,7 +105,7 @@ class Expectations:
         if known is not None:
             del self._order[bisect_left(self._order, (*known.key, id))]
 
-    def lowest(self, excluding: Collection[int] = ()) -> Expected | None:
+    def lowest(self, excluding: Container[int] = ()) -> Expected | None:
         """The candidate that is worth least, ids in ``excluding`` passed over."""
         for *_, id in self._order:
             if id not in excluding:

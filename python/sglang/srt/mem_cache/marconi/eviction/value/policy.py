@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
@@ -222,7 +222,7 @@ class ValuePolicy:
 
     # -- decisions
 
-    def victim(self, pool: Pool, now: int, excluding: Collection[int] = ()) -> CachedPrefix | None:
+    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
         queues = self._queues.get(Pool.KV if self.shared else pool)
         if queues is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import frexp, inf
@@ -144,7 +144,7 @@ class ValueQueues:
             self._band_at(queue, _levels(queue.entries.stamps, now))
         self._bands.sort(key=_least)
 
-    def lowest(self, now: int, excluding: Collection[int] = ()) -> Candidate | None:
+    def lowest(self, now: int, excluding: Container[int] = ()) -> Candidate | None:
         """The candidate worth least among the least recently used of each queue and level.
 
         What it is worth at tick ``now`` is its rate of reuse times its efficiency; of equals the
@@ -226,7 +226,7 @@ class ValueQueues:
         assert count == len(self._members), "a queue has lost count of its members"
 
 
-def _head(band: Band, now: int, excluding: Collection[int]) -> int | None:
+def _head(band: Band, now: int, excluding: Container[int]) -> int | None:
     """Where the least recently used member of a band stands in its queue; ``None`` if it is empty.
 
     Args:
