@@ -89,7 +89,7 @@ STATIC: dict[tuple[int, ...], tuple[str, ...]] = {
     (TURN_TOKENS,) * (TURNS - 1) + (4 * TURN_TOKENS,): ("inner state",),
     (TURN_TOKENS,): ("leaf's state",),
 }
-FILLINGS = {
+FILLINGS: dict[str, dict[tuple[int, ...], tuple[str, ...]]] = {
     "static": STATIC,
     "unified": {
         (TURN_TOKENS,) * TURNS: (

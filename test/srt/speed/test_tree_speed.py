@@ -32,7 +32,7 @@ def test_a_row_for_every_operation_and_size(capsys):
 def test_victims_of_the_rows_that_are_like_for_like(policy):
     kinds = {"inner state": "state_only", "leaf's state": "leaf_with_state"}
     with tree_speed.server_context(chunk=tree_speed.TURN_TOKENS):
-        for filling, operations in tree_speed.FILLINGS.items():
+        for filling, operations in tree_speed.STATIC.items():
             for operation in set(operations) & set(kinds):
                 arguments = {"policy": policy, "core": "rust"}
                 filled = tree_speed.Filled(40, filling, 4 * 2048, arguments)
