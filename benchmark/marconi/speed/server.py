@@ -1,6 +1,10 @@
 """What does Marconi cost a busy server? Stock with its Rust tree core beside the policies.
 
-    python benchmark/marconi/server_overhead.py --model TINY
+    python benchmark/marconi/server_overhead.py --model TINY [--mode unified]
+
+``--mode`` chooses the memory of all servers: two pools (``static``), one for states and KV
+(``unified``), or two with a host tier of twice their size below (``hicache``). SGLang schedules in
+overlap; with one memory the CPU platform cannot. ``SGLANG_CPU_REFERENCE_OVERLAP=0`` turns it off.
 
 The servers stand side by side. Each is filled with short sessions until its pools evict, then gets
 runs of the same requests in turn: many at a time, with short outputs, a closed loop. Every run
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -47,6 +52,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "policy-3": ("--marconi-evict-policy", "3"),
     "control": (),
 }
+MODES: dict[str, tuple[str, ...]] = {
+    "static": (),
+    "unified": ("--enable-unified-memory",),
+    "hicache": ("--enable-hierarchical-cache", "--hicache-ratio", "2"),
+}
 EVICTIONS = "sglang:eviction_duration_seconds"
 STAGES = "sglang:scheduler_stage_seconds_total"
 #: Seconds; upper bounds of buckets of the time of evictions.
@@ -57,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     options = parse_arguments(argv)
+    # The CPU platform leaves it out unless it is asked for.
+    os.environ.setdefault("SGLANG_CPU_REFERENCE_OVERLAP", "1")
     try:
         with tempfile.TemporaryDirectory(prefix="server-overhead-") as scratch:
             logs = options.log_dir or Path(scratch)
@@ -87,6 +99,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, required=True, help="folder of a tiny model")
     parser.add_argument("--servers", nargs="+", choices=list(FLAGS), default=list(FLAGS)[:3])
+    parser.add_argument("--mode", choices=list(MODES), default="static")
     parser.add_argument("--states", type=int, default=10_000, help="slots of the state pool")
     parser.add_argument("--prompt-tokens", type=int, default=128, help="a turn adds so many")
     parser.add_argument("--output-tokens", type=int, default=2)
@@ -114,6 +127,7 @@ def common_flags(options: argparse.Namespace) -> tuple[str, ...]:
         # An idle server would take a core from the one that is measured.
         *("--mamba-radix-cache-strategy", "extra_buffer", "--enable-metrics", "--sleep-on-idle"),
         *Pools(kv_tokens, options.states, running=options.concurrency).arguments(),
+        *MODES[options.mode],
     )
 
 
@@ -152,6 +166,7 @@ def measure(
             cpu, after = servers[name].cpu_seconds() - cpu, scheduler_metrics(url)
             row = {
                 "server": name,
+                "mode": options.mode,
                 "launch": launch,
                 "run": run,
                 **summary(sent),

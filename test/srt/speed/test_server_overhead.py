@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 from speed.server import (
+    common_flags,
     cost_table,
     launch_table,
     parse_arguments,
@@ -76,6 +77,17 @@ def test_what_the_scheduler_did_is_read_off_the_metrics():
     assert table[2][:2] == ["policy-1", "0.750"]
     assert table[0][7:11] == ["over 1 ms", "over 2 ms", "over 5 ms", "over 10 ms"]
     assert launch_table(rows, list(rates))[2] == ["policy-1", "0.700", "0.750", "0.725"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "flag"),
+    [("unified", "--enable-unified-memory"), ("hicache", "--enable-hierarchical-cache")],
+)
+def test_a_mode_gives_all_servers_the_same_memory(mode, flag):
+    static = common_flags(parse_arguments(["--model", "x"]))
+    flags = common_flags(parse_arguments(["--model", "x", "--mode", mode]))
+    assert flag not in static and flags[: len(static)] == static and flag in flags
+    assert "--disable-overlap-schedule" not in flags
 
 
 def test_sizes_must_be_positive(capsys):
