@@ -8,6 +8,7 @@ import re
 import pytest
 import tree_harness  # noqa: F401, hides the GPU before SGLang is imported
 from speed import candidates as candidates_speed
+from speed import memory as tree_memory
 from speed import tree as tree_speed
 
 
@@ -55,3 +56,18 @@ def test_candidates_of_both_policies(capsys):
     candidates_speed.main(["--prefixes", "30", "--steps", "10"])
     table = rows(capsys.readouterr().out)
     assert [row[:2] for row in table] == [["30", "2"], ["30", "3"]]
+
+
+def test_bytes_a_node_by_part(capsys):
+    tree_memory.main(["--nodes", "40"])
+    table = {row[0]: row[1:] for row in rows(capsys.readouterr().out)}
+    assert table.pop("token ids")[0] == f"{8 * tree_speed.TURN_TOKENS}"
+    filled, turned_over = (
+        {part: float(cells[at].replace(",", "")) for part, cells in table.items()} for at in (0, 1)
+    )
+    for column in (filled, turned_over):
+        whole = column.pop("all but token ids")
+        assert whole == pytest.approx(sum(column.values()), abs=len(column))
+        assert all(column[part] > 0 for part in tree_memory.PARTS)
+    ghosts = "lookups and ghosts"
+    assert turned_over[ghosts] > 2 * filled[ghosts], "nothing that left is remembered"
