@@ -21,10 +21,11 @@ KV goes too: that is more work in SGLang's own code. Two rows more are like for 
   whole.
 
 ``--mode`` chooses what the caches are: two pools (``static``), one memory for states and KV
-(``unified``), or two pools under judicious admission (``judicious``; stock does without). In the
-latter two only the first rows are timed. In one memory *room for a state* and *room for a token*
-are calls that evict until an allocation fits which is short by that: stock gives KV leaves then,
-and the policies whatever they order lowest.
+(``unified``), two pools under judicious admission (``judicious``; stock does without) or above a
+host tier that victims are written back to (``hicache``; the slots are counted, no bytes copied).
+Beside the first only the first rows are timed. In one memory *room for a state* and *room for a
+token* are calls that evict until an allocation fits which is short by that: stock gives KV leaves
+then, and the policies whatever they order lowest.
 
 Each cache evicts right after sessions of its own, so that all find their caches equally cold; each
 kind of eviction has its own session before it, as long as there are as many lengths of prompts. All
@@ -50,8 +51,10 @@ from typing import Any
 
 import torch
 from lab.cpu_cache import CpuCache, server_context
+from lab.host_tier import HostTier
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
 TURNS, TURN_TOKENS = 4, 64
@@ -81,6 +84,7 @@ MODES: dict[str, dict[str, object]] = {
     "static": {},
     "unified": {"elastic": True},
     "judicious": {"options": {"marconi_admission": "judicious"}},
+    "hicache": {"lower_tier": LowerTier.HOST},
 }
 
 #: Tokens of each turn of the conversations that a cache is filled with, and what is timed there.
@@ -101,6 +105,7 @@ FILLINGS: dict[str, dict[tuple[int, ...], tuple[str, ...]]] = {
         )
     },
     "judicious": {(TURN_TOKENS,) * TURNS: STATIC[(TURN_TOKENS,) * TURNS]},
+    "hicache": {(TURN_TOKENS,) * TURNS: STATIC[(TURN_TOKENS,) * TURNS]},
 }
 
 #: Tokens of a prompt and the turns that it came in.
@@ -244,6 +249,14 @@ class Filled:
             state_slots=nodes + spare_states,
             **arguments,  # type: ignore[arg-type]
         )
+        if self.cache.lower_tier is not None:
+            # Twice the device, as --hicache-ratio 2; no bytes are copied.
+            HostTier(
+                self.cache,
+                2 * (tokens + spare_tokens),
+                2 * (nodes + spare_states),
+                "write_back",
+            )
         self._in_turns = len(filling) > 1
         self._fresh = itertools.count(1)
         # A full server's pools have few free slots, and what they do takes time by their number.

@@ -6,10 +6,11 @@ import random
 from typing import Any
 
 import pytest
-from host_harness import HostTier, evict
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, rule, run_state_machine_as_test
+from lab.host_tier import HostTier
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE
 from test_faults import break_at_random, slots_are_whole
@@ -95,6 +96,11 @@ class HostedTwins(Twins):
             del counter["victim_digest"]
         assert counters[0] == counters[1]
         return answers
+
+
+def evict(harness: TreeHarness, kv: int, states: int) -> tuple[int, int]:
+    result = harness.cache.evict(EvictParams(num_tokens=kv, mamba_num=states))
+    return result.num_tokens_evicted, result.mamba_num_evicted
 
 
 def whole_tree(harness: TreeHarness) -> dict[tuple[int, ...], tuple[bool, ...]]:

@@ -7,38 +7,45 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer, PoolTransferResult
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import CacheTransferPhase
-from tree_harness import FULL, MAMBA, TreeHarness
+
+from lab.cpu_cache import FULL, MAMBA, CpuCache
 
 
 class Slots:
-    """Slots of one pool, the lowest free ones first."""
+    """Slots of one pool; those that were freed last are taken first."""
 
     shared_allocation_domain = None
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.free_slots = list(range(count))
+        self.clear()
+
+    def clear(self) -> None:
+        self._free = list(range(self.count))
+        self._used = bytearray(self.count)
 
     def available_size(self) -> int:
-        return len(self.free_slots)
+        return len(self._free)
 
     def alloc(self, count: int) -> torch.Tensor | None:
-        if count > len(self.free_slots):
+        """``None`` if there are not so many."""
+        if count > len(self._free):
             return None
-        taken, self.free_slots = self.free_slots[:count], self.free_slots[count:]
+        rest = len(self._free) - count
+        taken, self._free[rest:] = self._free[rest:], []
+        for slot in taken:
+            self._used[slot] = 1
         return torch.tensor(taken, dtype=torch.int64)
 
     def free(self, slots: torch.Tensor) -> None:
         freed = slots.tolist()
-        assert not set(freed) & set(self.free_slots), "freed twice"
-        self.free_slots = sorted(self.free_slots + freed)
-
-    def clear(self) -> None:
-        self.free_slots = list(range(self.count))
+        assert all(self._used[slot] for slot in freed), "a host slot is freed twice"
+        for slot in freed:
+            self._used[slot] = 0
+        self._free += freed
 
 
 class Group:
@@ -69,14 +76,12 @@ class HostTier:
         write_policy: ``write_back`` or ``write_through``.
     """
 
-    def __init__(
-        self, harness: TreeHarness, kv_slots: int, state_slots: int, write_policy: str
-    ) -> None:
-        self.harness, self.write_policy = harness, write_policy
+    def __init__(self, cpu: CpuCache, kv_slots: int, state_slots: int, write_policy: str) -> None:
+        self.cpu, self.write_policy = cpu, write_policy
         self.mem_pool_host = Group(Slots(kv_slots), Slots(state_slots))
         self.ack_write_queue: list[Any] = []
         self.ack_load_queue: list[Any] = []
-        cache = harness.cache
+        cache = cpu.cache
         cache.cache_controller = self
         cache.host_pool_group = self.mem_pool_host
         for component, name in ((FULL, PoolName.KV), (MAMBA, PoolName.MAMBA)):
@@ -98,7 +103,7 @@ class HostTier:
     def write(
         self, device: torch.Tensor, *, node_id: int, extra_pools: Any = None, flush: bool = True
     ) -> torch.Tensor | None:
-        cache = self.harness.cache
+        cache = self.cpu.cache
         kv = self.mem_pool_host.get_pool(PoolName.KV).alloc(len(device))
         if kv is None:
             return None
@@ -117,18 +122,18 @@ class HostTier:
     def load(
         self, host_indices: torch.Tensor, *, node_id: int, extra_pools: Any = None
     ) -> torch.Tensor | None:
-        harness = self.harness
+        cpu = self.cpu
         kv = torch.empty(0, dtype=torch.int64)
         if len(host_indices):
-            kv = harness.allocator.alloc(len(host_indices))
+            kv = cpu.allocator.alloc(len(host_indices))
         if kv is None:
             return None
         for transfer in extra_pools or ():
             if transfer.device_indices is None:
-                slot = harness.alloc_state()
+                slot = cpu.alloc_state()
                 if slot is None:
                     if len(kv):
-                        harness.allocator.free(kv)
+                        cpu.allocator.free(kv)
                     return None
                 transfer.device_indices = slot
         self.ack_load_queue.append(_ack(node_id))
@@ -136,8 +141,8 @@ class HostTier:
 
     def prefetch(self, tokens: list[int]) -> None:
         """Storage gives the host what it does not hold of ``tokens``, and a state at their end."""
-        cache, group = self.harness.cache, self.mem_pool_host
-        core, found = cache.tree_core, self.harness.look(tokens)
+        cache, group = self.cpu.cache, self.mem_pool_host
+        core, found = cache.tree_core, self.cpu.look(tokens)
         held = int(found.device_prefix_len + found.host_hit_length)
         missing = len(tokens) - held
         if not missing:
@@ -184,7 +189,7 @@ class HostTier:
 
     def complete(self, writes: int = 1000, loads: int = 1000) -> None:
         """So many transfers of each kind are done, the oldest first."""
-        cache = self.harness.cache
+        cache = self.cpu.cache
         cache.writing_check(finish_count=min(writes, len(self.ack_write_queue)))
         cache.loading_check(finish_count=min(loads, len(self.ack_load_queue)))
 
@@ -199,8 +204,3 @@ def _ack(node_id: int) -> Any:
     return SimpleNamespace(
         node_ids=[node_id], finish_event=event, num_tokens_by_pool=None, num_bytes=0
     )
-
-
-def evict(harness: TreeHarness, kv: int, states: int) -> tuple[int, int]:
-    result = harness.cache.evict(EvictParams(num_tokens=kv, mamba_num=states))
-    return result.num_tokens_evicted, result.mamba_num_evicted
