@@ -12,7 +12,7 @@ nothing else. One table has a row for each operation and cache of ours:
   and nobody waits for it at the end. The caches take turns, life by life.
 
 Stock is the cache on the same tree core, or in one memory. *evict, view lost* is what LRU takes
-after a lost event of the tree; *counters* and *adopt a choice* stock does not have. Where stock and
+after a lost event of the tree; *counters* and *adopt a weight* stock does not have. Where stock and
 ours never waited, all is done once more with waits as errors.
 
 The exit status is 1 if an operation of ours waits more often a call than stock's, or if a cache
@@ -53,15 +53,15 @@ STOCK: dict[str, dict[str, Any]] = {
 }
 _STATES = {"options": {"marconi_evict_pools": "state"}}
 _JUDICIOUS = {"options": {"marconi_admission": "judicious"}}
-_AUTO = {"policy": 1, "tunes": True, "options": {"marconi_evict_policy": "auto"}}
+_TUNED = {"policy": 2, "tunes": True}
 #: Caches of ours by name, each with the stock that it stands beside.
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"policy {n}, Rust core": (RUST, {"policy": n}) for n in (1, 2, 3)},
     "policy 2 on states, Rust core": (RUST, {"policy": 2, **_STATES}),
-    "auto, recorded, Rust core": (RUST, _AUTO),
+    "policy 2 tuned, recorded, Rust core": (RUST, _TUNED),
     **{f"policy {n}, Python core": (PYTHON, {"policy": n}) for n in (1, 2, 3)},
     "policy 2 on states, Python core": (PYTHON, {"policy": 2, **_STATES}),
-    "auto, recorded, Python core": (PYTHON, _AUTO),
+    "policy 2 tuned, recorded, Python core": (PYTHON, _TUNED),
     **{f"policy {n}, judicious": (PYTHON, {"policy": n, **_JUDICIOUS}) for n in (1, 2, 3)},
     "policy 3, one memory": (SHARED, {"policy": 3}),
 }

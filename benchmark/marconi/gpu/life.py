@@ -13,6 +13,7 @@ from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
 from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.tuning.weights import EFF_WEIGHTS
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from gpu.meters import Meter
@@ -178,9 +179,9 @@ class Life:
             cache.marconi_state()
 
     def _adopt(self) -> None:
-        """Put each choice of the tuner in force; the last stays."""
+        """Put weights in force as the tuner does; the last stays."""
         tuning = getattr(self._cache.cache, "tuning", None)
         if tuning is not None:
-            for choice in tuning.controller.choices:
-                with self._measured("adopt a choice"):
-                    self._cache.cache.adopt(choice)
+            for weight in EFF_WEIGHTS:
+                with self._measured("adopt a weight"):
+                    self._cache.cache.adopt(weight)

@@ -21,15 +21,13 @@ from pathlib import Path
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.advice.load.served import CHUNK_TOKENS, TRACK_TOKENS
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
-from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
-from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.eviction.registry import reweight
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
-from sglang.srt.mem_cache.marconi.tuning.choices import Choice, choices
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended
 from sglang.srt.mem_cache.marconi.tuning.retrospect import Retrospect
 from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
+from sglang.srt.mem_cache.marconi.tuning.weights import EFF_WEIGHTS, weighted_policy
 from traces import read_trace
 
 from lab.costs import load_cost, split_memory
@@ -55,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mamba-full-memory-ratio", type=float, default=0.9)
     parser.add_argument("--block", type=int, default=64)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--policy", default="2", help="2 or auto")
-    parser.add_argument("--pools", default="both", help="both or state, under policy 2")
+    parser.add_argument("--pools", default="both", help="both or state")
     parser.add_argument("--interval", type=int, default=500)
     parser.add_argument("--multiplier", type=float, default=5)
     options = parser.parse_args(argv)
@@ -74,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         max(CHUNK_TOKENS // options.block, 1),
         max(TRACK_TOKENS // options.block, 1),
     )
-    given = {
-        "marconi_evict_policy": options.policy,
-        "marconi_tuning_interval": options.interval,
-        "marconi_bootstrap_multiplier": options.multiplier,
-    }
-    if options.policy == "2":
-        given["marconi_evict_pools"] = options.pools
-    config = MarconiConfig.from_options(given)
+    config = MarconiConfig.from_options(
+        {
+            "marconi_evict_policy": 2,
+            "marconi_evict_pools": options.pools,
+            "marconi_tuning_interval": options.interval,
+            "marconi_bootstrap_multiplier": options.multiplier,
+        }
+    )
     assert config is not None
     for trace in options.trace:
         served = list(hashed(trace, options.block, options.limit))
@@ -111,18 +108,18 @@ def hashed(trace: Path, block: int, limit: int | None) -> list[Served]:
 def compare(
     served: Sequence[Served], shape: ShadowShape, cost: ModelCost, config: MarconiConfig
 ) -> dict[str, object]:
-    """The tuned cache and every fixed choice on one trace."""
+    """The tuned cache and every fixed weight on one trace."""
     started = time.process_time()
     tuned, adopted = tuned_savings(served, shape, cost, config)
     tuning_seconds = time.process_time() - started
     begin = adopted[0][0] if adopted else len(served)
     needed = sum(cost.flops(0, s.began.prompt_tokens) for s in served[begin:]) or 1
     fixed = {}
-    for choice in choices(config):
-        cache = ShadowCache(shape, policy_of(choice, cost))
-        fixed[choice.label] = [serve(cache, one, shape, cost) for one in served]
-    after = {label: sum(flops[begin:]) / needed for label, flops in fixed.items()}
-    best = max(after, key=lambda label: after[label])
+    for weight in EFF_WEIGHTS:
+        cache = ShadowCache(shape, weighted_policy(config, weight, cost))
+        fixed[weight] = [serve(cache, one, shape, cost) for one in served]
+    after = {weight: sum(flops[begin:]) / needed for weight, flops in fixed.items()}
+    best = max(after, key=lambda weight: after[weight])
     return {
         "requests": len(served),
         "first_tuned_request": begin,
@@ -139,12 +136,11 @@ def compare(
 
 def tuned_savings(
     served: Sequence[Served], shape: ShadowShape, cost: ModelCost, config: MarconiConfig
-) -> tuple[list[float], list[tuple[int, str]]]:
+) -> tuple[list[float], list[tuple[int, float]]]:
     """FLOPs saved request by request, and what was adopted when."""
-    tried = choices(config)
     schedule = Schedule(config)
-    retrospect = Retrospect(shape, cost, tried)
-    cache = ShadowCache(shape, policy_of(tried[0], cost))
+    retrospect = Retrospect(shape, cost, config)
+    cache = ShadowCache(shape, weighted_policy(config, EFF_WEIGHTS[0], cost))
     saved, adopted, verdict = [], [], None
     for one in served:
         saved.append(serve(cache, one, shape, cost))
@@ -154,17 +150,12 @@ def tuned_savings(
         if step is Step.LOOK_BACK:
             verdict = retrospect.look_back()
         elif step is Step.ASK and verdict is not None:
-            choice = tried[verdict.chosen]
-            cache.replace_policy(policy_of(choice, cost))
-            adopted.append((len(saved), choice.label))
+            weight = EFF_WEIGHTS[verdict.chosen]
+            reweight(cache.policy, weight)
+            adopted.append((len(saved), weight))
             schedule.answered(gave_up=False)
             verdict = None
     return saved, adopted
-
-
-def policy_of(choice: Choice, cost: ModelCost) -> EvictionPolicy:
-    """What the server would put in force."""
-    return create_policy(choice.config, SAVINGS[choice.config.marconi_savings](cost))
 
 
 def serve(cache: ShadowCache, one: Served, shape: ShadowShape, cost: ModelCost) -> float:

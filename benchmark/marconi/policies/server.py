@@ -18,8 +18,6 @@ def server(arguments: PolicyArguments) -> Recipe:
     except MarconiConfigError as error:
         raise arguments.error(f"what the server allows: {error}") from error
     assert config is not None
-    if not isinstance(config.marconi_evict_policy, int):
-        raise arguments.error("a number; tuning_gain.py simulates auto")
     return _product(config.marconi_evict_policy, options)
 
 

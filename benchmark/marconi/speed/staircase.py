@@ -22,6 +22,7 @@ from lab.spec import RunSpec, with_memory
 from sglang.srt.mem_cache.marconi.eviction.marconi import MarconiPolicy
 from sglang.srt.mem_cache.marconi.eviction.savings import SurvivingSavings
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
 from traces import read_trace
 
 
@@ -90,9 +91,7 @@ def decisions(trace: Path, gib: float, options: argparse.Namespace) -> list[tupl
     )
     context = policy_context(spec, cost)
     policy = CountingPolicy(SurvivingSavings(context.cost), options.eff_weight)
-    cache = shadow_cache(spec, context)
-    cache.replace_policy(policy)
-    world = ShadowWorld(cache, block)
+    world = ShadowWorld(ShadowCache(shadow_cache(spec, context).shape, policy), block)
     for request in spec.requests():
         world.serve(request)
     return policy.counts

@@ -114,7 +114,7 @@ def value_harness(**rates: float) -> TreeHarness:
     """
     harness = unified(3)
     assert isinstance(harness.cache.policy, ValuePolicy)
-    harness.cache.view.replace_policy(ValuePolicy(COST, shared=True, odds=Odds(**rates)))
+    harness.cache.view.rebuild(ValuePolicy(COST, shared=True, odds=Odds(**rates)))
     harness.insert(sequence(40, 2))
     harness.insert(sequence(30, 1))
     harness.insert(sequence(50, 1))
@@ -159,7 +159,7 @@ def test_value_is_per_byte_of_both_sides():
     """At equal odds the leaf that saves least for its KV and state together goes."""
     harness = unified(3)
     odds = Odds(resumable=1.0, superseded=1.0, fork=1.0)
-    harness.cache.view.replace_policy(ValuePolicy(COST, shared=True, odds=odds))
+    harness.cache.view.rebuild(ValuePolicy(COST, shared=True, odds=odds))
     short, long = sequence(15, 1), sequence(80, 2)
     harness.insert(long)
     harness.insert(short)

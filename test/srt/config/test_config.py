@@ -22,6 +22,16 @@ def test_policy_2_completes_itself_with_defaults():
     assert config.policy_name == "marconi"
 
 
+@pytest.mark.parametrize("flags", [FLAGS, without_tuner(FLAGS)])
+def test_auto_is_policy_3(flags):
+    for options in ({}, {"marconi_evict_pools": "state"}):
+        auto = MarconiConfig.from_options({"marconi_evict_policy": "auto", **options}, flags)
+        assert auto == MarconiConfig.from_options({"marconi_evict_policy": 3, **options}, flags)
+        assert auto.policy_name == "value" and not auto.tunes
+    assert "auto is 3" in flags[0].help
+    assert all(flag.help.endswith("Policy 2 only.") for flag in flags if flag.of_tuner)
+
+
 def test_text_and_numbers_mean_the_same():
     typed = MarconiConfig.from_options({"marconi_evict_policy": 2, "marconi_eff_weight": 1})
     text = MarconiConfig.from_options({"marconi_evict_policy": "2", "marconi_eff_weight": "1.0"})
@@ -92,18 +102,15 @@ def test_text_and_numbers_mean_the_same():
             "auto",
             "--disable-marconi-autotune",
         ),
-        (
-            {"marconi_evict_policy": "auto", "disable_marconi_autotune": True},
-            "--marconi-evict-policy",
-            "auto",
-            "--disable-marconi-autotune",
-        ),
-        (
-            {"marconi_evict_policy": "auto", "marconi_evict_pools": "state"},
-            "--marconi-evict-pools",
-            "'state'",
-            "--marconi-evict-policy 2",
-        ),
+        *[
+            ({"marconi_evict_policy": policy, **option}, flag, "3 (value)", "policy 2")
+            for policy in (3, "auto")
+            for option, flag in (
+                ({"marconi_eff_weight": "auto"}, "--marconi-eff-weight"),
+                ({"marconi_tuning_interval": 60}, "--marconi-tuning-interval"),
+                ({"disable_marconi_autotune": True}, "--disable-marconi-autotune"),
+            )
+        ],
         (
             {
                 "marconi_evict_policy": 2,
@@ -170,7 +177,7 @@ def test_bad_values_are_named(options, flag, value, allowed):
 
 
 def test_admission_goes_with_every_policy():
-    for policy in (1, 2, 3, "auto"):
+    for policy in (1, 2, 3):
         options = {"marconi_evict_policy": policy}
         config = MarconiConfig.from_options({**options, "marconi_admission": "judicious"})
         plain = MarconiConfig.from_options(options)
@@ -200,9 +207,7 @@ def test_what_is_left_to_the_tuner():
     assert of(disable_marconi_autotune="true") == disabled
     assert of(disable_marconi_autotune=False) == of()
     assert of(disable_marconi_autotune=True, marconi_eff_weight=2).marconi_eff_weight == 2.0
-    policy = of(marconi_evict_policy="auto", marconi_eff_weight=0.3)
-    assert policy.tunes and policy.policy_name == "auto"
-    assert not of(marconi_evict_policy=1).tunes
+    assert not of(marconi_evict_policy=1).tunes and not of(marconi_evict_policy=3).tunes
     assert MarconiConfig.from_options({"disable_marconi_autotune": False}) is None
 
 
@@ -214,7 +219,7 @@ def test_where_there_is_no_tuner_nothing_is_left_to_it():
             MarconiConfig.from_options({"marconi_evict_policy": policy}), marconi_eff_weight=0.5
         )
         assert not config.tunes
-    assert not any("auto" in flag.help for flag in flags)
+    assert not any("auto" in flag.help for flag in flags[1:])
 
 
 @pytest.mark.parametrize(
@@ -225,17 +230,13 @@ def test_where_there_is_no_tuner_nothing_is_left_to_it():
             "--marconi-eff-weight is 'auto'; allowed is a finite number >= 0",
         ),
         (
-            {"marconi_evict_policy": "auto"},
-            "--marconi-evict-policy is 'auto'; allowed are 1, 2, 3",
-        ),
-        (
             {"marconi_evict_policy": 1, "marconi_eff_weight": 1},
             "--marconi-eff-weight is 1.0 but --marconi-evict-policy is 1 (lru); allowed with it is "
             "--marconi-evict-policy 2",
         ),
     ],
 )
-def test_where_there_is_no_tuner_auto_is_refused(options, message):
+def test_where_there_is_no_tuner_a_weight_is_a_number(options, message):
     with pytest.raises(MarconiConfigError) as raised:
         MarconiConfig.from_options(options, without_tuner(FLAGS))
     assert str(raised.value) == message

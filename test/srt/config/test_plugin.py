@@ -143,6 +143,13 @@ def test_unified_memory_goes_with_a_weight_that_is_given(model):
     check(model, "--enable-unified-memory", "--marconi-eff-weight", "0.5")
 
 
+@pytest.mark.parametrize("mode", [["--enable-unified-memory"], ["--pp-size", "2"]])
+def test_auto_goes_with_what_policy_3_goes_with(model, mode):
+    with pytest.raises(MarconiConfigError, match="--marconi-eff-weight is auto but"):
+        check(model, *mode)
+    check(model, *mode, "--marconi-evict-policy", "auto")
+
+
 def test_another_order_of_kv_goes_with_the_state_pool_alone(model):
     check(model, "--radix-eviction-policy", "lfu", "--marconi-evict-pools", "state")
 

@@ -104,7 +104,7 @@ def test_without_it_nothing_knows_it():
     with pytest.raises(MarconiConfigError, match="allowed are 1, 2, 3, auto"):
         MarconiConfig.from_options({"marconi_evict_policy": 9})
     (flag,) = (flag for flag in FLAGS if flag.field == "marconi_evict_pools")
-    assert flag.policies == (2, 3, "auto")
+    assert flag.policies == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,12 @@ def test_ranks_adopt_the_same_and_a_killed_tuner_fails_no_request():
         serve(recent_sessions(rng, 160))
         before = tuning_state(server)
         assert before["tuner"]["answers"] >= 1 and before["tuner"]["failures"] == 0
-        assert before["in_force"] == "both:0", "recency is all that the first half needs"
+        assert before["in_force"] == 0, "recency is all that the first half needs"
         serve(long_documents(rng, 160))
         state = tuning_state(server)
-        assert state["adoptions"] >= 1 and state["in_force"] != "both:0"
+        assert state["adoptions"] >= 1 and state["in_force"] > 0
         saved = state["last_window"]["flops_saved"]
-        assert saved[state["in_force"]] > 1.2 * saved["both:0"]
+        assert saved[f"{state['in_force']:g}"] > 1.2 * saved["0"]
         digests = flushed(server)
         assert len(digests) == 2 and digests["0"] == digests["1"]
         log = server.log()
@@ -120,21 +120,18 @@ def test_ranks_adopt_the_same_and_a_killed_tuner_fails_no_request():
         assert "sglang:marconi_eff_weight" in metrics
 
 
-def test_a_policy_is_chosen_live_and_requests_are_recorded(tmp_path):
+def test_auto_is_policy_3_and_requests_are_recorded(tmp_path):
     rng = random.Random(6)
     recording = tmp_path / "requests.jsonl"
-    policy = (
-        *("--marconi-evict-policy", "auto", "--marconi-tuning-interval", "60"),
-        *("--marconi-record", str(recording)),
-    )
+    policy = ("--marconi-evict-policy", "auto", "--marconi-record", str(recording))
     with launch_server(tiny_model("falcon-h1"), *POOLS, *policy) as server:
         for prompt in long_documents(rng, 200):
             server.generate(prompt, max_new_tokens=2)
         marconi = server.info()["internal_states"][0]["marconi"]
+        assert "Marconi is active: policy 3 (value)" in server.log()
+        assert marconi["marconi_evict_policy"] == 3 and marconi["policy"] == "value"
         tuning = marconi["tuning"]
-        assert tuning["tuner"]["answers"] >= 1 and tuning["tuner"]["failures"] == 0
-        saved = tuning["last_window"]["flops_saved"]
-        assert saved[tuning["in_force"]] >= saved["lru"]
+        assert tuning["tuner"]["failures"] == 0 and "last_window" not in tuning["tuner"]
         assert marconi["errors"] == 0 and not marconi["fallbacks_to_lru"]
         server.flush_cache()
         assert server.alive()

@@ -94,8 +94,8 @@ def test_a_row_for_every_operation_of_every_cache(capsys):
             assert all(re.fullmatch(r"[\d,]+\.\d", time) for time in (stock, ours))
             assert re.fullmatch(r"\d+\.\d\d", ratio)
         assert rows[cache, "counters"][:2] == ["", "0 of 1"]
-    adopted = {cache for cache, operation in rows if operation == "adopt a choice"}
-    assert adopted == {name for name in check.OURS if name.startswith("auto")}
+    adopted = {cache for cache, operation in rows if operation == "adopt a weight"}
+    assert adopted == {name for name in check.OURS if "tuned" in name}
 
 
 def test_a_read_of_ours_is_found(capsys, reading_insert):
@@ -129,7 +129,11 @@ def test_without_a_gpu_the_option_is_named(capsys, monkeypatch):
 
 
 def test_the_way_on_a_gpu(capsys, stand_in):
-    caches = ("policy 3, Rust core", "auto, recorded, Python core", "policy 3, one memory")
+    caches = (
+        "policy 3, Rust core",
+        "policy 2 tuned, recorded, Python core",
+        "policy 3, one memory",
+    )
     assert check.main([*SMALL, "--caches", *caches]) == 0
     out = capsys.readouterr().out
     assert out.startswith("a stand-in, PyTorch")

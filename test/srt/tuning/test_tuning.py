@@ -21,19 +21,27 @@ from lab.cpu_cache import EXAMPLE_COST
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
-from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
-from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
-from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
 from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning import process, wire
-from sglang.srt.mem_cache.marconi.tuning.choices import choices
 from sglang.srt.mem_cache.marconi.tuning.controller import Controller
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Flushed, serve
-from sglang.srt.mem_cache.marconi.tuning.retrospect import DECAY, HYSTERESIS, Retrospect, choose
+from sglang.srt.mem_cache.marconi.tuning.retrospect import (
+    DECAY,
+    HYSTERESIS,
+    Retrospect,
+    Trial,
+    Verdict,
+    choose,
+)
 from sglang.srt.mem_cache.marconi.tuning.schedule import ASK_EVERY, Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from sglang.srt.mem_cache.marconi.tuning.splits import SplitWatch, resplit
 from sglang.srt.mem_cache.marconi.tuning.tuner import RESTART_AFTER, Answer, Tuner
+from sglang.srt.mem_cache.marconi.tuning.weights import (
+    EFF_WEIGHTS,
+    first_weight,
+    weighted_policy,
+)
 from sglang.srt.mem_cache.marconi.tuning.worker import WorkerSetup
 
 SHAPE = ShadowShape(block_tokens=64, kv_blocks=120, state_slots=16, chunk=128, track=4)
@@ -75,45 +83,47 @@ def frames(stream) -> list[bytes]:
     ]
 
 
-def retrospect(options=None) -> Retrospect:
-    return Retrospect(SHAPE, EXAMPLE_COST, choices(options or config()))
+def retrospect() -> Retrospect:
+    return Retrospect(SHAPE, EXAMPLE_COST, config())
 
 
 # -- what may be chosen, and what is
 
 
-def test_weights_come_lowest_first_and_stock_before_all():
-    weights = [choice.label for choice in choices(config())]
-    assert weights == [f"both:{tenths / 10:g}" for tenths in range(21)]
-    every = choices(config(marconi_evict_policy="auto"))
-    assert [choice.label for choice in every[:3]] == ["lru", "state:0", "state:0.1"]
-    assert len(every) == 44 and every[0].is_stock and every[0].eff_weight == 0.0
-    assert every[-1].label == "value" and not every[-1].is_weighted
-    assert isinstance(every[-1].make_policy(EXAMPLE_COST), ValuePolicy)
-    fixed = choices(config(marconi_evict_policy="auto", marconi_eff_weight=0.3))
-    assert [choice.label for choice in fixed] == ["lru", "state:0.3", "both:0.3", "value"]
+def test_weights_come_lowest_first():
+    assert [f"{weight:g}" for weight in EFF_WEIGHTS] == [f"{n / 10:g}" for n in range(21)]
 
 
 @pytest.mark.parametrize(
-    ("saved", "current", "baseline", "chosen"),
+    ("options", "tuned", "untuned"),
     [
-        ([1.0, 3.0, 3.0, 2.0], None, None, 1),
-        ([5.0, 5.0, 5.0], None, None, 0),
-        ([0.0, 0.0], None, 0, 0),
-        ([100.0, 100.0 * (1 + HYSTERESIS)], 0, None, 0),
-        ([100.0, 100.1 * (1 + HYSTERESIS)], 0, None, 1),
-        ([100.0, 99.0, 100.5], 1, None, 2),
-        ([100.0, 99.9, 98.0], 1, None, 1),
-        ([100.0, 99.9, 98.0], 1, 0, 0),
-        ([100.0, 100.0, 100.4], 1, 0, 1),
-        ([100.0, 99.9, 100.2], 1, 0, 2),
-        ([0.0, 0.0], 1, None, 1),
+        ({}, 0.0, 0.5),
+        ({"marconi_eff_weight": 0.3}, 0.3, 0.3),
+        ({"disable_marconi_autotune": True}, 0.5, 0.5),
+        ({"marconi_evict_policy": 1}, 0.0, 0.0),
+        ({"marconi_evict_policy": 3}, 0.0, 0.0),
     ],
 )
-def test_the_first_of_the_best_is_chosen_and_kept_unless_clearly_beaten(
-    saved, current, baseline, chosen
-):
-    assert choose(saved, current, baseline) == chosen
+def test_the_weight_before_one_is_chosen(options, tuned, untuned):
+    assert first_weight(config(**options), is_tuned=True) == tuned
+    assert first_weight(config(**options), is_tuned=False) == untuned
+
+
+@pytest.mark.parametrize(
+    ("saved", "current", "chosen"),
+    [
+        ([1.0, 3.0, 3.0, 2.0], None, 1),
+        ([5.0, 5.0, 5.0], None, 0),
+        ([0.0, 0.0], None, 0),
+        ([100.0, 100.0 * (1 + HYSTERESIS)], 0, 0),
+        ([100.0, 100.1 * (1 + HYSTERESIS)], 0, 1),
+        ([100.0, 99.0, 100.5], 1, 2),
+        ([100.0, 99.9, 98.0], 1, 1),
+        ([0.0, 0.0], 1, 1),
+    ],
+)
+def test_the_first_of_the_best_is_chosen_and_kept_unless_clearly_beaten(saved, current, chosen):
+    assert choose(saved, current) == chosen
 
 
 def test_a_window_that_evicts_nothing_leaves_the_lowest_weight():
@@ -128,8 +138,7 @@ def test_a_window_that_evicts_nothing_leaves_the_lowest_weight():
 
 def test_a_look_back_is_a_replay_of_all_requests_with_earlier_windows_weighed_less():
     stream = events(2, 500)
-    every = config(marconi_evict_policy="auto")
-    look, tried = retrospect(every), choices(every)
+    look = retrospect()
     for event in stream[:600]:
         look.follow(event)
     first = look.look_back()
@@ -137,9 +146,9 @@ def test_a_look_back_is_a_replay_of_all_requests_with_earlier_windows_weighed_le
         look.follow(event)
     verdict = look.look_back()
     assert (first.requests, verdict.requests) == (300, 200)
-    for choice, before, trial in list(zip(tried, first.trials, verdict.trials, strict=True))[::7]:
-        policy = create_policy(choice.config, SAVINGS["surviving"](EXAMPLE_COST))
-        shadow = ShadowCache(SHAPE, policy)
+    trials = list(zip(EFF_WEIGHTS, first.trials, verdict.trials, strict=True))
+    for weight, before, trial in trials[::7]:
+        shadow = ShadowCache(SHAPE, weighted_policy(config(), weight, EXAMPLE_COST))
         hits = [64 * serve(shadow, event) for event in stream]
         flops = [EXAMPLE_COST.flops(0, hit) for hit in hits]
         assert before.flops_saved == sum(flops[:600])
@@ -203,13 +212,13 @@ def test_frames_are_read_as_they_were_written():
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
 def test_no_garbage_is_an_answer(garbage):
     with pytest.raises(ValueError, match=r"answer|unreadable"):
-        wire.read_answer(garbage, 1, 21)
+        wire.read_answer(garbage, 1)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b'"chosen": 1', b'"chosen": 3'),
+        (b'"chosen": 1', b'"chosen": 21'),
         (b'"chosen": 1', b'"chosen": -1'),
         (b'"window": 1', b'"window": 2'),
         (b"[1.0, 2.0, ", b"[NaN, 2.0, "),
@@ -218,13 +227,12 @@ def test_no_garbage_is_an_answer(garbage):
     ],
 )
 def test_a_corrupt_answer_is_refused(old, new):
-    verdict = Retrospect(SHAPE, EXAMPLE_COST, choices(config())[:3]).look_back()
-    trials = [type(verdict.trials[0])(float(i), i) for i in (1, 2, 0)]
-    good = wire.answer(1, type(verdict)(1, 5, tuple(trials)), 0.5)
-    assert wire.read_answer(good, 1, 3)[0].trials == tuple(trials)
+    verdict = Verdict(1, 5, tuple(Trial(float(i), i) for i in range(1, 1 + len(EFF_WEIGHTS))))
+    good = wire.answer(1, verdict, 0.5)
+    assert wire.read_answer(good, 1) == (verdict, 0.5)
     assert old in good
     with pytest.raises(ValueError):
-        wire.read_answer(good.replace(old, new), 1, 3)
+        wire.read_answer(good.replace(old, new), 1)
 
 
 # -- the process
@@ -233,7 +241,7 @@ def test_a_corrupt_answer_is_refused(old, new):
 def setup(
     current: int | None = None, *, memory: int = 1 << 30, shape: ShadowShape = SHAPE
 ) -> WorkerSetup:
-    return WorkerSetup(shape, EXAMPLE_COST, choices(config()), current, memory)
+    return WorkerSetup(shape, EXAMPLE_COST, config(), current, memory)
 
 
 @pytest.fixture
@@ -389,7 +397,7 @@ def test_ranks_adopt_the_same_at_the_same_request_and_meet_only_while_an_answer_
     options = config(marconi_tuning_interval=100)
     meetings: deque[tuple[int, int]] = deque()
     met: list[list[int]] = [[], []]
-    adopted: list[list[tuple[int, str]]] = [[], []]
+    adopted: list[list[tuple[int, float]]] = [[], []]
 
     def first(found: int, chosen: int) -> tuple[int, int]:
         met[0].append(ranks[0].schedule.requests)
@@ -406,9 +414,7 @@ def test_ranks_adopt_the_same_at_the_same_request_and_meet_only_while_an_answer_
             options,
             tuner if rank == 0 else None,
             agree,
-            lambda choice, rank=rank: adopted[rank].append(
-                (ranks[rank].schedule.requests, choice.label)
-            ),
+            lambda weight, rank=rank: adopted[rank].append((ranks[rank].schedule.requests, weight)),
         )
         for rank, agree in enumerate((first, second))
     ]
@@ -431,7 +437,9 @@ def test_ranks_adopt_the_same_at_the_same_request_and_meet_only_while_an_answer_
     assert ranks[0].unanswered == ranks[1].unanswered >= 1
     assert all(b - a >= ASK_EVERY for a, b in pairwise(met[0]))
     described = ranks[0].describe()
-    assert described["last_window"]["flops_saved"].keys() == {c.label for c in choices(options)}
+    last = described["last_window"]
+    assert last["flops_saved"].keys() == {f"{weight:g}" for weight in EFF_WEIGHTS}
+    assert last["chosen"] in EFF_WEIGHTS and described["in_force"] in EFF_WEIGHTS
     assert described["tuner"]["restarts"] == 1
     assert "tuner" not in ranks[1].describe()
 
@@ -482,4 +490,4 @@ def test_the_split_is_warned_about_once(tuners, caplog):
     assert caplog.text.count("would have saved") == 1
     assert controller.describe()["better_split"]["ratio"] > 0
     line = wire.answer(1, tuner.verdict, 0.5)
-    assert wire.read_answer(line, 1, len(tuner.verdict.trials))[0] == tuner.verdict
+    assert wire.read_answer(line, 1)[0] == tuner.verdict

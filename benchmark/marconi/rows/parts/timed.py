@@ -234,39 +234,30 @@ SPLITS = Part(
 # -- the tuner's time
 
 
-def _tuning_command(policy: str) -> Command:
-    return Command(
-        (
-            *("benchmark/marconi/tuning_gain.py", "--trace", f"{TRACES}/sharegpt-a.jsonl.xz"),
-            *("--model", MODEL, "--memory-gib", "17.4", "--limit", "3000", "--policy", policy),
-        ),
-        f"policy-{policy}",
-        appends=False,
-    )
-
-
-_TUNED = ("2", "auto")
+_TUNING = Command(
+    (
+        *("benchmark/marconi/tuning_gain.py", "--trace", f"{TRACES}/sharegpt-a.jsonl.xz"),
+        *("--model", MODEL, "--memory-gib", "17.4", "--limit", "3000"),
+    ),
+    "policy-2",
+    appends=False,
+)
 
 
 def _tuning_rows(found: Found) -> list[Row]:
-    rows: list[Row] = []
-    for policy in _TUNED:
-        for record in found.get(f"policy-{policy}", ()):
-            rows.append(
-                {
-                    **{"part": "tuning-gain", "id": f"tuning-gain/policy-{policy}"},
-                    **{"trace": "sharegpt-a", "memory_gib": 17.4, "policy": policy},
-                    "requests": record["requests"],
-                    "choices": len(record["fixed"]),
-                    "cpu_ms_a_request": round(
-                        1000 * record["tuning_cpu_seconds"] / record["requests"], 4
-                    ),
-                    "tuned": percent(record["tuned"]),
-                    "best_fixed": percent(record["best_fixed_saved"]),
-                    "measured": {"command": _tuning_command(policy).typed()},
-                }
-            )
-    return rows
+    return [
+        {
+            **{"part": "tuning-gain", "id": "tuning-gain/policy-2"},
+            **{"trace": "sharegpt-a", "memory_gib": 17.4, "policy": "2"},
+            "requests": record["requests"],
+            "choices": len(record["fixed"]),
+            "cpu_ms_a_request": round(1000 * record["tuning_cpu_seconds"] / record["requests"], 4),
+            "tuned": percent(record["tuned"]),
+            "best_fixed": percent(record["best_fixed_saved"]),
+            "measured": {"command": _TUNING.typed()},
+        }
+        for record in found.get("policy-2", ())
+    ]
 
 
 TUNING_GAIN = Part(
@@ -274,7 +265,7 @@ TUNING_GAIN = Part(
     "what tuning costs a request, and what it saves beside the best fixed weight",
     10,
     (*SHADOW_CODE, "benchmark/marconi/lab/tuning_gain.py"),
-    tuple(map(_tuning_command, _TUNED)),
+    (_TUNING,),
     _tuning_rows,
     needs_quiet=True,
 )

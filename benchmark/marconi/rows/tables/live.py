@@ -145,7 +145,7 @@ def busy_server(rows: Rows) -> str:
 def tuning_gain(rows: Rows) -> str:
     """The tuner's time, and its gain where every row has one."""
     found = of_part(rows, "tuning-gain")
-    gains = {"tuned": "FLOPs saved, tuned, %", "best_fixed": "best fixed choice, %"}
+    gains = {"tuned": "FLOPs saved, tuned, %", "best_fixed": "best fixed weight, %"}
     if not all(key in row for row in found for key in gains):
         gains = {}
     lines = []
@@ -153,7 +153,7 @@ def tuning_gain(rows: Rows) -> str:
         name = f"`--marconi-evict-policy {row['policy']}`"
         saved = [f"{row[key]:.1f}" for key in gains]
         lines.append([name, f"{row['choices']}", f"{row['cpu_ms_a_request']:.1f}", *saved])
-    heading = ["", "choices tried", "CPU of the tuner, ms a request", *gains.values()]
+    heading = ["", "weights tried", "CPU of the tuner, ms a request", *gains.values()]
     return markdown(heading, lines)
 
 

@@ -147,9 +147,8 @@ def check_server_args(_result: None, server_args: Any) -> None:
         _check_one_group(view)
         if getattr(view, "enable_unified_memory", False):
             raise MarconiConfigError(
-                "--marconi-eff-weight or --marconi-evict-policy is auto but "
-                "--enable-unified-memory is set, which the tuner does not simulate; allowed with "
-                "it are a number, or --disable-marconi-autotune"
+                "--marconi-eff-weight is auto but --enable-unified-memory is set, which the tuner "
+                "does not simulate; allowed with it are a number, or --disable-marconi-autotune"
             )
     _check_record(config, getattr(view, "pp_size", 1) or 1)
     chunk = getattr(view, "chunked_prefill_size", None)
@@ -230,9 +229,9 @@ def _check_one_group(view: Any) -> None:
         size = getattr(view, name, 1) or 1
         if size > 1 and (name == "pp_size" or getattr(view, "enable_dp_attention", False)):
             raise MarconiConfigError(
-                f"--marconi-eff-weight or --marconi-evict-policy is auto but "
-                f"--{name.replace('_', '-')} is {size}, whose ranks cannot agree on a tuned value; "
-                f"allowed with it are a number, or --disable-marconi-autotune"
+                f"--marconi-eff-weight is auto but --{name.replace('_', '-')} is {size}, whose "
+                f"ranks cannot agree on a tuned value; allowed with it are a number, or "
+                f"--disable-marconi-autotune"
             )
 
 

@@ -16,7 +16,6 @@ from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 from sglang.srt.mem_cache.marconi.tree import namespace_of
 from sglang.srt.mem_cache.marconi.tuning import wire
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
-from sglang.srt.mem_cache.marconi.tuning.choices import Choice, choices
 from sglang.srt.mem_cache.marconi.tuning.controller import Agree, Controller
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowShape
 from sglang.srt.mem_cache.marconi.tuning.tuner import Tuner
@@ -40,7 +39,7 @@ class MambaRadixTuning:
     """The tuning of one cache; the scheduler calls it at a request's first checkpoint and release.
 
     Args:
-        controller: counts, and puts choices in force.
+        controller: counts, and puts weights in force.
         block_tokens: tokens a block of the stream.
         on_error: told of an error in recording, which ends neither serving nor counting.
     """
@@ -194,7 +193,7 @@ def make_tuning(
     params: Any,
     config: MarconiConfig,
     cost: ModelCost,
-    adopt: Callable[[Choice], None],
+    adopt: Callable[[float], None],
     on_error: Callable[[str, Exception], None],
 ) -> MambaRadixTuning:
     """The tuning of one scheduler process's cache; the group's first rank starts the tuner.
@@ -210,10 +209,9 @@ def make_tuning(
         return WorkerSetup(
             shape=shape,
             cost=replace(cost, layers=None),
-            choices=choices(config),
+            config=config,
             current=current,
             memory_bytes=config.marconi_tuner_memory_mib << 20,
-            record=config.marconi_record,
         )
 
     is_first = ranks == 1 or torch.distributed.get_rank(group=group) == 0

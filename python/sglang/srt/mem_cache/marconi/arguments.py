@@ -19,15 +19,11 @@ from sglang.srt.mem_cache.marconi.config import (
 
 
 def without_tuner(flags: Sequence[MarconiFlag]) -> tuple[MarconiFlag, ...]:
-    """The options of a base that has no tuner: ``auto`` is refused, and a default is a number."""
+    """The options of a base that has no tuner: the weight is a number, and so is its default."""
     return tuple(
-        replace(
-            flag,
-            default=DEFAULT_EFF_WEIGHT if flag.default == AUTO else flag.default,
-            words=tuple(word for word in flag.words if word != AUTO),
-            with_auto=False,
-            about_auto="",
-        )
+        replace(flag, default=DEFAULT_EFF_WEIGHT, words=(), about_auto="")
+        if flag.default == AUTO
+        else flag
         for flag in flags
         if not (flag.of_tuner or flag.by_process)
     )

@@ -9,8 +9,10 @@ from typing import Any
 
 from sglang.srt.mem_cache.marconi.eviction.registry import POLICIES
 
-#: Left to the tuner.
+#: As a weight: left to the tuner. As a policy: :data:`AUTO_POLICY`.
 AUTO = "auto"
+#: What a tuner of policies ended with in every cell of the lab in which it chose.
+AUTO_POLICY = 3
 
 #: What a weight that nobody gave or tunes is.
 DEFAULT_EFF_WEIGHT = 0.5
@@ -43,10 +45,9 @@ class MarconiFlag:
         metavar: what a number stands for, in ``--help``.
         names_policy: its value is a registered policy's number; ``about`` holds ``{policies}``.
         of_every_policy: every policy uses it; otherwise those whose entry lists it.
-        with_auto: ``auto`` as the policy uses it too.
         sequences: it takes sequences of token ids.
         text: it takes any text.
-        about_auto: what ``auto`` means, where that is allowed.
+        about_auto: what ``auto`` means, where there is a tuner.
         of_tuner: it only means something where there is a tuner.
         by_process: the tuner's process does it, whether or not something is tuned.
     """
@@ -61,7 +62,6 @@ class MarconiFlag:
     metavar: str = "WEIGHT"
     names_policy: bool = False
     of_every_policy: bool = False
-    with_auto: bool = True
     sequences: bool = False
     text: bool = False
     about_auto: str = ""
@@ -74,16 +74,15 @@ class MarconiFlag:
         return (*POLICIES, *self.words) if self.names_policy else self.values
 
     @property
-    def policies(self) -> tuple[int | str, ...]:
+    def policies(self) -> tuple[int, ...]:
         """The policies that use it."""
         # What is tuned is the weight.
         field = "marconi_eff_weight" if self.of_tuner else self.field
-        numbers = (
+        return tuple(
             number
             for number, entry in POLICIES.items()
             if self.of_every_policy or field in entry.options
         )
-        return (*numbers, AUTO) if self.with_auto else tuple(numbers)
 
     @property
     def help(self) -> str:
@@ -92,6 +91,8 @@ class MarconiFlag:
         if self.names_policy:
             known = (f"{number} is {entry.about}" for number, entry in POLICIES.items())
             about = about.format(policies=", ".join(known))
+        if self.of_tuner:
+            about += " Policy 2 only."
         return f"{about} {self.about_auto}".strip()
 
     @property
@@ -113,18 +114,15 @@ class MarconiFlag:
         return " or ".join((f"is a {kind} number >= {self.at_least:g}", *self.words))
 
 
-_ABOUT_AUTO = "auto is whichever would have saved most FLOPs on the requests just seen."
-
 FLAGS: tuple[MarconiFlag, ...] = (
     MarconiFlag(
         "marconi_evict_policy",
-        "How the prefix cache of a hybrid model chooses what to evict: {policies}. Unset: SGLang "
-        "is exactly stock.",
+        "How the prefix cache of a hybrid model chooses what to evict: {policies}, "
+        f"{AUTO} is {AUTO_POLICY}. Unset: SGLang is exactly stock.",
         None,
         None,
         words=(AUTO,),
         names_policy=True,
-        about_auto=_ABOUT_AUTO,
     ),
     MarconiFlag(
         "marconi_eff_weight",
@@ -132,7 +130,7 @@ FLAGS: tuple[MarconiFlag, ...] = (
         None,
         AUTO,
         words=(AUTO,),
-        about_auto=_ABOUT_AUTO,
+        about_auto="auto is whichever would have saved most FLOPs on the requests just seen.",
     ),
     MarconiFlag(
         "marconi_savings",
@@ -230,7 +228,7 @@ class MarconiConfig:
     """A checked, complete set of Marconi options.
 
     Attributes:
-        marconi_evict_policy: a number of :data:`POLICIES`, or "auto".
+        marconi_evict_policy: a number of :data:`POLICIES`.
         marconi_eff_weight: alpha, dimensionless, finite and >= 0, or "auto".
         marconi_savings: reference point of a state's savings, see :data:`FLAGS`.
         marconi_evict_pools: pools whose victims the policy orders.
@@ -246,7 +244,7 @@ class MarconiConfig:
         marconi_record: file that requests are recorded in, as block hashes.
     """
 
-    marconi_evict_policy: int | str
+    marconi_evict_policy: int
     marconi_eff_weight: float | str = AUTO
     marconi_savings: str = "surviving"
     marconi_evict_pools: str = "both"
@@ -261,20 +259,18 @@ class MarconiConfig:
 
     @property
     def policy_name(self) -> str:
-        return policy_name(self.marconi_evict_policy)
+        return POLICIES[self.marconi_evict_policy].name
 
     @property
     def leaves_kv_to_sglang(self) -> bool:
         """KV leaves keep SGLang's own order."""
-        policy = self.marconi_evict_policy
-        if not isinstance(policy, int):
-            return False
-        return not POLICIES[policy].orders_kv or self.marconi_evict_pools == "state"
+        entry = POLICIES[self.marconi_evict_policy]
+        return not entry.orders_kv or self.marconi_evict_pools == "state"
 
     @property
     def tunes(self) -> bool:
-        """Something is left to the tuner."""
-        return AUTO in (self.marconi_evict_policy, self.marconi_eff_weight)
+        """The weight is left to the tuner."""
+        return self.marconi_eff_weight == AUTO
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -314,18 +310,13 @@ class MarconiConfig:
             if flag.field in given
         }
         _check_together(checked, flags)
-        policy = checked["marconi_evict_policy"]
-        if policy != AUTO and "marconi_eff_weight" not in POLICIES[policy].options:
+        policy = POLICIES[checked["marconi_evict_policy"]]
+        if "marconi_eff_weight" not in policy.options:
             checked["marconi_eff_weight"] = DEFAULT_EFF_WEIGHT
         elif checked.get("disable_marconi_autotune"):
             checked.setdefault("marconi_eff_weight", DEFAULT_EFF_WEIGHT)
         defaults = {flag.field: flag.default for flag in flags if flag.default is not None}
         return cls(**{**defaults, **checked})
-
-
-def policy_name(policy: int | str) -> str:
-    """One word for a policy's number, or for ``auto``."""
-    return POLICIES[policy].name if isinstance(policy, int) else policy
 
 
 def check_value(flag: MarconiFlag, value: Any) -> Any:
@@ -344,7 +335,7 @@ def check_value(flag: MarconiFlag, value: Any) -> Any:
         for choice in flag.choices:
             same_kind = isinstance(value, bool) == isinstance(choice, bool)
             if (same_kind and value == choice) or str(value).lower() == str(choice).lower():
-                return choice
+                return AUTO_POLICY if choice == AUTO else choice
         raise MarconiConfigError(f"{flag.flag} is {value!r}; allowed {flag.allowed}")
     if value in flag.words:
         return value
@@ -379,7 +370,7 @@ def _check_together(given: Mapping[str, Any], flags: Sequence[MarconiFlag]) -> N
     for flag in others:
         if policy in flag.policies:
             continue
-        chosen = "not set" if policy is None else f"{policy} ({policy_name(policy)})"
+        chosen = "not set" if policy is None else f"{policy} ({POLICIES[policy].name})"
         raise MarconiConfigError(
             f"{flag.flag} is {given[flag.field]!r} but --marconi-evict-policy is {chosen}; "
             f"allowed with it is --marconi-evict-policy {' or '.join(map(str, flag.policies))}"
@@ -390,20 +381,15 @@ def _check_together(given: Mapping[str, Any], flags: Sequence[MarconiFlag]) -> N
             f"--marconi-admission is {given.get('marconi_admission', 'not set')}; allowed with it "
             f"is --marconi-admission judicious"
         )
-    if policy == AUTO and "marconi_evict_pools" in given:
-        raise MarconiConfigError(
-            f"--marconi-evict-pools is {given['marconi_evict_pools']!r} but --marconi-evict-policy "
-            f"is auto, which chooses the pools; allowed with it is --marconi-evict-policy 2"
-        )
     weight = given.get("marconi_eff_weight", AUTO)
     disabled = given.get("disable_marconi_autotune", False)
-    if disabled and AUTO in (policy, given.get("marconi_eff_weight")):
-        tuned = "--marconi-evict-policy" if policy == AUTO else "--marconi-eff-weight"
+    if disabled and given.get("marconi_eff_weight") == AUTO:
         raise MarconiConfigError(
-            f"{tuned} is auto but --disable-marconi-autotune is set; allowed is one of the two"
+            "--marconi-eff-weight is auto but --disable-marconi-autotune is set; allowed is one "
+            "of the two"
         )
     unused = [flag for flag in others if flag.of_tuner and not flag.is_switch]
-    if unused and (disabled or (weight != AUTO and policy != AUTO)):
+    if unused and (disabled or weight != AUTO):
         why = "--disable-marconi-autotune is set"
         if not disabled:
             why = f"--marconi-eff-weight is {weight:g}, so that nothing is tuned"

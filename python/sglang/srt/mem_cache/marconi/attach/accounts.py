@@ -15,7 +15,7 @@ from sglang.srt.mem_cache.marconi.insight.lookups import Lookups
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats, VictimKind
 from sglang.srt.mem_cache.marconi.prefix import Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
-from sglang.srt.mem_cache.marconi.tuning.choices import Choice, untuned
+from sglang.srt.mem_cache.marconi.tuning.weights import first_weight
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class MarconiAccounts:
         """
         self.marconi = setup
         self.stats = MarconiStats(setup.cost)
-        self.choice = untuned(setup.config, is_tuned=setup.make_tuning is not None)
-        self.stats.eff_weight = self.choice.eff_weight
-        self.policy = setup.policy or self._policy_of(self.choice)
+        is_tuned = setup.make_tuning is not None
+        self.stats.eff_weight = first_weight(setup.config, is_tuned=is_tuned)
+        self.policy = setup.policy or self._make_policy()
         self.view = TreeView(self.policy)
         self._at_rest = at_rest
         self._short_of = at_rest
@@ -63,7 +63,7 @@ class MarconiAccounts:
         self.attempt(self.view.refresh)
         return {
             **self.marconi.config.as_dict(),
-            "policy": self.choice.config.policy_name,
+            "policy": self.marconi.config.policy_name,
             "cost_model": self.marconi.description,
             "tree_core": tree,
             "clock": self.view.now,
@@ -71,20 +71,16 @@ class MarconiAccounts:
             **self.stats.as_dict(),
         }
 
-    def adopt(self, choice: Choice) -> None:
-        """Put another policy or weight in force."""
-        weight = choice.config.marconi_eff_weight
-        if replace(self.choice.config, marconi_eff_weight=weight) == choice.config:
-            reweight(self.policy, choice.config)
-        else:
-            self.policy = self._policy_of(choice)
-            self.report(self.view.replace_policy, self.policy)
-        self.choice = choice
-        self.stats.eff_weight = choice.eff_weight
+    def adopt(self, eff_weight: float) -> None:
+        """Put another weight in force."""
+        reweight(self.policy, eff_weight)
+        self.stats.eff_weight = eff_weight
 
-    def _policy_of(self, choice: Choice) -> EvictionPolicy:
+    def _make_policy(self) -> EvictionPolicy:
+        """The configured policy with the weight in force; it knows nothing of the tree yet."""
         setup = self.marconi
-        return create_policy(choice.config, setup.savings, shared_memory=setup.shared_memory)
+        config = replace(setup.config, marconi_eff_weight=self.stats.eff_weight)
+        return create_policy(config, setup.savings, shared_memory=setup.shared_memory)
 
     # -- what the tree reports
 
@@ -119,7 +115,7 @@ class MarconiAccounts:
         self.report(self.view.clear)
         self._lost_at, self._recovery_wait = None, FIRST_RECOVERY
         if not self.view.is_sound:
-            self.policy = self._policy_of(self.choice)
+            self.policy = self._make_policy()
             self.report(self.view.start_over, self.policy)
         self.report(self._lookups.clear)
 
@@ -160,7 +156,7 @@ class MarconiAccounts:
         self._recovery_wait = min(2 * self._recovery_wait, LONGEST_RECOVERY)
         try:
             self.verify_tree()
-            self.policy = self._policy_of(self.choice)
+            self.policy = self._make_policy()
             self.view.rebuild(self.policy)
             self._lookups.clear()
         except Exception as error:

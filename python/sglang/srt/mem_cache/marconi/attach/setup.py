@@ -14,9 +14,8 @@ from sglang.srt.mem_cache.marconi.eviction.registry import POLICIES
 from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS, CostModel, Savings
 from sglang.srt.mem_cache.marconi.insight.metrics import PrometheusExporter
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
-from sglang.srt.mem_cache.marconi.tuning.choices import Choice
 
-Adopt = Callable[[Choice], None]
+Adopt = Callable[[float], None]
 OnError = Callable[[str, Exception], None]
 
 
@@ -41,7 +40,7 @@ class MarconiSetup:
         description: the cost model in a few words, for the log.
         on_request: called with the counters after each counted request, for exporters.
         shared_memory: states and KV take their bytes from one memory.
-        make_tuning: makes the tuning of what the config leaves open, given what puts a choice in
+        make_tuning: makes what tells the tuner's process of requests, given what puts a weight in
             force and what is told of errors; ``None`` for none.
         lower_tier: where what leaves the device may go on living; ``None``: nowhere.
     """

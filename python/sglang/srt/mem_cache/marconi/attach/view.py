@@ -62,7 +62,7 @@ class TreeView:
     when a request lets go of its path (:meth:`report_some`), and what is left before a decision
     (:meth:`refresh`). An event costs O(1), except that a state that comes or goes, and a fork that
     opens or closes, mark the nodes below it down to the next states: their surviving ancestor
-    changed. A policy that orders no pool is told nothing until another replaces it.
+    changed. A policy that orders no pool is told nothing.
 
     The clock counts uses, inserts and eviction walks, and is the same on every
     tensor-parallel rank, because all ranks perform the same operations in the same order.
@@ -110,7 +110,7 @@ class TreeView:
         """Put a new policy in force after :meth:`clear`, one that need not forget anything."""
         self._left.clear()
         self.is_sound = True
-        self.replace_policy(policy)
+        self._obey(policy)
 
     def rebuild(self, policy: EvictionPolicy) -> None:
         """Learn the whole tree anew, for a policy that knows nothing of it, in O(nodes).
@@ -136,27 +136,6 @@ class TreeView:
             last = self._next_order
             for node in sorted(nodes, key=lambda n: (orders.get(n.id, last), n.id)):
                 self._marked[node.id] = node
-            self.refresh()
-
-    def replace_policy(self, policy: EvictionPolicy) -> None:
-        """Put another policy in force, which learns of all prefixes in their old order.
-
-        Those that no policy was told of come last, by the ids of their nodes.
-        """
-        self.refresh()
-        was_observed = self._observed
-        self._obey(policy)
-        if was_observed and self._observed:
-            for prefix in sorted(self._prefixes(), key=_ORDER):
-                policy.on_insert(prefix, self.now)
-        elif self._observed:
-            last = self._next_order
-            orders = {prefix.id: prefix.order for prefix in self._prefixes()}
-            self._known = 0
-            for node in sorted(self._nodes(), key=lambda n: (orders.get(n.id, last), n.id)):
-                self._marked[node.id] = node
-                notes = self._noted(node)
-                notes.children, notes.prefix = len(node.children), None
             self.refresh()
 
     def tick(self) -> int:

@@ -18,7 +18,7 @@ class PolicyOptions(Protocol):
     """What a policy may read of the checked configuration (``MarconiConfig``)."""
 
     @property
-    def marconi_evict_policy(self) -> int | str: ...
+    def marconi_evict_policy(self) -> int: ...
 
     @property
     def marconi_eff_weight(self) -> float | str: ...
@@ -60,7 +60,7 @@ POLICIES: dict[int, PolicyEntry] = {}
 
 
 def register_policy(entry: PolicyEntry) -> None:
-    """Make a policy known to flags, checks, caches, the tuner's fixed choices and the lab.
+    """Make a policy known to flags, checks, caches and the lab.
 
     A package of your own calls it in every process, from an entry point of SGLang's plugins.
 
@@ -90,7 +90,6 @@ def create_policy(
     Raises:
         ValueError: its ``pools`` are not all of :class:`Pool`, so it would never be asked.
     """
-    assert isinstance(options.marconi_evict_policy, int)
     shared = shared_memory and options.marconi_evict_pools == "both"
     entry = POLICIES[options.marconi_evict_policy]
     policy = entry.make(options, savings, shared)
@@ -103,11 +102,10 @@ def create_policy(
     return policy
 
 
-def reweight(policy: EvictionPolicy, options: PolicyOptions) -> None:
-    """Give a policy in force the weight of a configuration that is otherwise its own."""
+def reweight(policy: EvictionPolicy, eff_weight: float) -> None:
+    """Give a policy in force another weight, if it has one."""
     if isinstance(policy, MarconiPolicy):
-        assert isinstance(options.marconi_eff_weight, float)
-        policy.eff_weight = options.marconi_eff_weight
+        policy.eff_weight = eff_weight
 
 
 _POOLS = {"both": frozenset(Pool), "state": frozenset({Pool.STATE})}

@@ -93,7 +93,7 @@ _METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tuner_answers": ("Windows of requests that the tuner looked back at.", ()),
     "tuner_failures": ("Deaths, time-outs and unreadable answers of the tuner.", ()),
     "tuner_restarts": ("Times that the tuner was started again.", ()),
-    "adoptions": ("Changes of the policy or weight in force.", ()),
+    "adoptions": ("Changes of the weight in force.", ()),
 }
 
 #: Counters without labels of their own, and the attribute that each follows.

@@ -136,7 +136,7 @@ class MarconiStats:
     ``victim_digest`` is a running hash of all victims in order: equal on two ranks exactly when
     both evicted the same. ``states_taken_back`` counts states that judicious admission did not
     leave in the tree, which are no victims, and ``prefill_cuts`` the forwards that it ended at
-    a branch point. ``adoptions`` counts changes of policy or weight; what it says of the tuner
+    a branch point. ``adoptions`` counts changes of the weight; what it says of the tuner
     only the rank that has it counts. ``eff_weight`` is the weight in force, 0 under LRU. Keys of
     ``hints`` are what was said of what follows a request, and "malformed".
     """

@@ -1,1 +1,1 @@
-"""Retrospective tuning: which policy and weight would have saved most on the requests just seen."""
+"""Retrospective tuning: which weight would have saved most on the requests just seen."""

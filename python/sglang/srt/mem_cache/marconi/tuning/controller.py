@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
-from sglang.srt.mem_cache.marconi.tuning.choices import Choice, choices
 from sglang.srt.mem_cache.marconi.tuning.schedule import Schedule, Step
 from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice
 from sglang.srt.mem_cache.marconi.tuning.tuner import Answer, Tuner
+from sglang.srt.mem_cache.marconi.tuning.weights import EFF_WEIGHTS, first_weight
 
 logger = logging.getLogger(__name__)
 
@@ -29,24 +29,24 @@ class Controller:
     Attributes:
         tuner: on the first rank, ``None`` on others.
         agree: ``None`` where there is one rank.
-        adopt: puts a choice in force.
+        adopt: puts a weight in force.
+        in_force: the weight in force; 0 where the policy has none.
         split: the split of memory that was warned about, if one was.
     """
 
     config: MarconiConfig
     tuner: Tuner | None
     agree: Agree | None
-    adopt: Callable[[Choice], None]
-    in_force: int = 0
+    adopt: Callable[[float], None]
     adoptions: int = 0
     unanswered: int = 0
     split: SplitAdvice | None = None
     schedule: Schedule = field(init=False)
-    choices: tuple[Choice, ...] = field(init=False)
+    in_force: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.config)
-        self.choices = choices(self.config)
+        self.in_force = first_weight(self.config, is_tuned=True)
 
     def count_request(self, evicted: bool) -> None:
         """Count a request that is being served.
@@ -56,7 +56,7 @@ class Controller:
         """
         if self.tuner is not None:
             self.tuner.count_request()
-        if len(self.choices) == 1:
+        if not self.config.tunes:
             return
         step = self.schedule.count(evicted)
         if step is Step.LOOK_BACK and self.tuner is not None:
@@ -68,7 +68,7 @@ class Controller:
         """What is going on, as plain JSON types; only the first rank knows of the tuner."""
         schedule = self.schedule
         described: dict[str, object] = {
-            "in_force": self.choices[self.in_force].label,
+            "in_force": self.in_force,
             "adoptions": self.adoptions,
             "unanswered": self.unanswered,
             "pending": schedule.is_pending,
@@ -90,10 +90,10 @@ class Controller:
             if verdict is not None:
                 described["last_window"] = {
                     "requests": verdict.requests,
-                    "chosen": self.choices[verdict.chosen].label,
+                    "chosen": EFF_WEIGHTS[verdict.chosen],
                     "flops_saved": {
-                        choice.label: trial.flops_saved
-                        for choice, trial in zip(self.choices, verdict.trials, strict=True)
+                        f"{weight:g}": trial.flops_saved
+                        for weight, trial in zip(EFF_WEIGHTS, verdict.trials, strict=True)
                     },
                 }
         return described
@@ -122,15 +122,13 @@ class Controller:
             self.unanswered += 1
             return
         self._warn_of_split()
-        before, after = self.choices[self.in_force], self.choices[chosen]
+        before, after = self.in_force, EFF_WEIGHTS[chosen]
         logger.info(
-            "Marconi: tuned at request %d: %s",
+            "Marconi: tuned at request %d: weight %s",
             self.schedule.requests,
-            f"{before.label} stays"
-            if before == after
-            else f"{before.label} gives way to {after.label}",
+            f"{before:g} stays" if before == after else f"{before:g} gives way to {after:g}",
         )
         if before != after:
             self.adoptions += 1
-            self.in_force = chosen
+            self.in_force = after
             self.adopt(after)

@@ -216,11 +216,6 @@ class ShadowCache:
         """Empty the cache; requests that still run leave nothing behind."""
         self.__post_init__()
 
-    def replace_policy(self, policy: EvictionPolicy) -> None:
-        """Put another policy in force; nothing else changes."""
-        self.policy = policy
-        self.tree.replace_policy(policy)
-
     # -- what the policy is told of evicted states
 
     def _report_return(self, hashes: array[int], hit: int, lookup: int) -> None:

@@ -226,10 +226,6 @@ class ShadowTree:
     def policy(self) -> EvictionPolicy:
         return self.view.policy
 
-    def replace_policy(self, policy: EvictionPolicy) -> None:
-        """Put another policy in force; nothing else changes."""
-        self.view.replace_policy(policy, self._nodes.values(), self.now)
-
     # -- internals
 
     def _add(self, parent: ShadowNode, hashes: array[int], start: int, end: int) -> ShadowNode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 
 from sglang.srt.mem_cache.marconi.eviction.policy import REPORTED_AT_ONCE, EvictionPolicy
@@ -23,15 +22,6 @@ class ShadowView:
         self._marked: dict[int, ShadowNode] = {}
         self._left: list[CachedPrefix] = []
         self._next_order = 0
-
-    def replace_policy(self, policy: EvictionPolicy, nodes: Iterable[ShadowNode], now: int) -> None:
-        """Put another policy in force, which learns of all prefixes in their old order."""
-        self.refresh(now)
-        last = self._next_order
-        self.policy, self._observed = policy, bool(policy.pools)
-        for node in sorted(nodes, key=lambda n: (n.prefix.order if n.prefix else last, n.id)):
-            node.prefix = None
-            self.mark(node)
 
     def removed(self, node: ShadowNode) -> None:
         """``node`` left the tree."""

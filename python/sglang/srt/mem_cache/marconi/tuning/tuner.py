@@ -43,7 +43,7 @@ class Tuner:
     """One process, or none for the moment; no method raises or waits.
 
     Args:
-        setup: makes a process's setup, given the index of the choice in force, if any.
+        setup: makes a process's setup, given the index of the weight in force, if any.
         seconds: longest wait for an answer.
     """
 
@@ -55,7 +55,6 @@ class Tuner:
         self._process: TunerProcess | None = None
         self._remains: list[TunerProcess] = []
         self._current: int | None = None
-        self._choices = len(setup(None).choices)
         self._window = 0
         self._seen = 0
         self._asked_at: float | None = None
@@ -111,9 +110,7 @@ class Tuner:
                 if time.monotonic() - self._asked_at > self._seconds:
                     raise TunerFailed(f"no answer within {self._seconds:g} seconds")
                 return Answer.PENDING
-            self.verdict, self.health.cpu_seconds = wire.read_answer(
-                line, self._window, self._choices
-            )
+            self.verdict, self.health.cpu_seconds = wire.read_answer(line, self._window)
         except (TunerFailed, ValueError) as failure:
             self._failed(str(failure))
             return Answer.NONE

@@ -14,6 +14,7 @@ from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tuning.events import Began, Ended, Event, Flushed
 from sglang.srt.mem_cache.marconi.tuning.retrospect import Trial, Verdict
 from sglang.srt.mem_cache.marconi.tuning.splits import SplitAdvice
+from sglang.srt.mem_cache.marconi.tuning.weights import EFF_WEIGHTS
 
 _HEAD = struct.Struct("<BBQII")
 #: When a request arrived, and how long it waited: before the hashes of a request that began.
@@ -132,8 +133,8 @@ def failure(reason: str) -> bytes:
     return json.dumps({"failure": reason}).encode() + b"\n"
 
 
-def read_answer(line: bytes, window: int, choices: int) -> tuple[Verdict, float]:
-    """A verdict on ``window`` among so many choices, and the CPU seconds the process has used.
+def read_answer(line: bytes, window: int) -> tuple[Verdict, float]:
+    """A verdict on ``window``, and the CPU seconds the process has used.
 
     Raises:
         ValueError: the line is no such verdict; the message quotes its beginning.
@@ -153,8 +154,8 @@ def read_answer(line: bytes, window: int, choices: int) -> tuple[Verdict, float]
         )
         sound = (
             record["window"] == window
-            and len(verdict.trials) == choices
-            and 0 <= verdict.chosen < choices
+            and len(verdict.trials) == len(EFF_WEIGHTS)
+            and 0 <= verdict.chosen < len(EFF_WEIGHTS)
             and all(math.isfinite(trial.flops_saved) for trial in verdict.trials)
         )
         cpu_seconds = float(record["cpu_seconds"])

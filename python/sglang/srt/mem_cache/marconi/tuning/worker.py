@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sglang.srt.mem_cache.marconi.config import MarconiConfig
     from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
-    from sglang.srt.mem_cache.marconi.tuning.choices import Choice
     from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowShape
 
 _PACKAGE = "sglang"
@@ -33,18 +33,16 @@ class WorkerSetup:
 
     Attributes:
         cost: the served model's :class:`CostModel`.
-        choices: what it may choose between.
-        current: index of the one in force, ``None`` if nothing was chosen yet.
+        config: the operator's options; the weight may be left to this process.
+        current: index of the weight in force, ``None`` if nothing was chosen yet.
         memory_bytes: bound of its address space.
-        record: file that the requests are written to, if any.
     """
 
     shape: ShadowShape
     cost: CostModel
-    choices: tuple[Choice, ...]
+    config: MarconiConfig
     current: int | None
     memory_bytes: int
-    record: str | None = None
 
 
 def main() -> None:
@@ -75,10 +73,10 @@ def _follow(wire: types.ModuleType) -> None:
     assert isinstance(setup, WorkerSetup)
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
     retrospect = recorder = None
-    if len(setup.choices) > 1:
-        retrospect = Retrospect(setup.shape, setup.cost, setup.choices, current=setup.current)
-    if setup.record is not None:
-        recorder = Recorder(Path(setup.record), setup.shape.block_tokens)
+    if setup.config.tunes:
+        retrospect = Retrospect(setup.shape, setup.cost, setup.config, current=setup.current)
+    if setup.config.marconi_record is not None:
+        recorder = Recorder(Path(setup.config.marconi_record), setup.shape.block_tokens)
     for event in wire.read_events(sys.stdin.buffer):
         if not isinstance(event, wire.LookBack):
             if recorder is not None:
