@@ -206,7 +206,7 @@ def test_one_history_one_order_of_victims(variant: str, write_policy: str, host:
     run_state_machine_as_test(
         twins,
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
