@@ -169,7 +169,7 @@ def test_a_fault_costs_the_policy_and_nothing_else(part: str, name: str, write_p
         core = harness.cache.tree_core
         owner = {"mirror": core.mirror, "core": core, "policy": harness.cache.policy}[part]
         mend = break_at_random(owner, name, 7)
-        random_life(harness, tier, 2, 600)
+        random_life(harness, tier, 2, 400)
         raised, stats = mend(), harness.cache.stats
         assert not raised or stats.errors + stats.fallbacks.total() > 0, "nobody counted it"
         for seed in range(3, 60):
@@ -206,7 +206,7 @@ def test_one_history_one_order_of_victims(variant: str, write_policy: str, host:
     run_state_machine_as_test(
         twins,
         settings=settings(
-            max_examples=30,
+            max_examples=20,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
