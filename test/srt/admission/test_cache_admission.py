@@ -9,11 +9,10 @@ from typing import ClassVar
 import pytest
 import test_stateful_cache
 import torch
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import rule, run_state_machine_as_test
+from hypothesis.stateful import rule
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
-from tree_harness import TreeHarness, path_tokens, server_context
+from tree_harness import TreeHarness, live, path_tokens, server_context
 
 CORES = ("python", "rust")
 
@@ -289,13 +288,4 @@ class AdmittedLife(test_stateful_cache.CacheLife):
 def test_random_life(policy: int, core: str) -> None:
     options = {**AdmittedLife.options, "core": core}
     life = type("Life", (AdmittedLife,), {"policy": policy, "options": options})
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=120,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=True,
-        ),
-    )
+    live(life, examples=120)

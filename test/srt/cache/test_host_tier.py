@@ -6,16 +6,15 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, rule
 from lab.host_tier import HostTier
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE
 from test_faults import break_at_random, slots_are_whole
-from test_rust_core import KV_TOKENS, STATE_SLOTS, TOKENS, Twins, match
-from tree_harness import FULL, MAMBA, TreeHarness, path_tokens, server_context
+from test_rust_core import TOKENS, Twins, match
+from tree_harness import FULL, MAMBA, TreeHarness, live, path_tokens, server_context
 
 #: Tokens and states that the host holds: much, or next to nothing.
 HOSTS = {"large": (80, 8), "tiny": (6, 1)}
@@ -34,16 +33,6 @@ class HostedTwins(Twins):
         self.tiers = [
             HostTier(harness, *HOSTS[self.host], self.write_policy) for harness in self.twins
         ]
-
-    def make(self, core: str) -> TreeHarness:
-        return TreeHarness(
-            self.policy,
-            core=core,
-            kv_tokens=KV_TOKENS,
-            state_slots=STATE_SLOTS,
-            lower_tier=LowerTier.HOST,
-            **self.options,
-        )
 
     def teardown(self) -> None:
         for tier in self.tiers:
@@ -201,15 +190,11 @@ def test_one_history_one_order_of_victims(variant: str, write_policy: str, host:
     twins = type(
         "Twins",
         (HostedTwins,),
-        {"policy": policy, "options": options, "write_policy": write_policy, "host": host},
+        {
+            "policy": policy,
+            "options": {"lower_tier": LowerTier.HOST, **options},
+            "write_policy": write_policy,
+            "host": host,
+        },
     )
-    run_state_machine_as_test(
-        twins,
-        settings=settings(
-            max_examples=20,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=True,
-        ),
-    )
+    live(twins, examples=20)

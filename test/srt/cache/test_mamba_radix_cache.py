@@ -235,6 +235,9 @@ def test_both_cores_evict_the_same_in_the_same_order(name, seed, monkeypatch):
     [
         ("MambaRadixRustTreeCore", {}, -1),
         ("MambaRadixRustTreeCore", {"elastic": True}, -1),
+        ("HostedRustTreeCore", {"lower_tier": LowerTier.HOST}, -1),
+        ("MambaRadixTreeCore", {"lower_tier": LowerTier.HOST, "elastic": True}, -1),
+        ("MambaRadixTreeCore", {"lower_tier": LowerTier.LINKER}, -1),
         ("MambaRadixTreeCore", {"core": "python"}, -1),
         ("MambaRadixTreeCore", {"sessions": True}, -1),
         ("MambaRadixRustTreeCore", {"marconi_admission": "judicious"}, -1),

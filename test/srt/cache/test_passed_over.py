@@ -5,9 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule
 from sglang.srt.mem_cache.mamba_radix.python_core import walk as walk_module
 from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk
 from sglang.srt.mem_cache.marconi.eviction.marconi import MarconiPolicy
@@ -15,7 +14,7 @@ from sglang.srt.mem_cache.marconi.eviction.policy import orders_shared_memory
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
 from speed.scanned_candidates import ScannedCandidates
 from test_stateful_cache import SHARED, TOKENS, CacheLife
-from tree_harness import FULL, MAMBA, TreeHarness, sequence, server_context
+from tree_harness import FULL, MAMBA, TreeHarness, live, sequence, server_context
 
 SESSIONS = st.sampled_from("abcd")
 
@@ -112,16 +111,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_victims_are_those_of_a_scan(variant: str) -> None:
     policy, options = VARIANTS[variant]
-    run_state_machine_as_test(
-        type("Life", (PassingLife,), {"policy": policy, "options": options}),
-        settings=settings(
-            max_examples=25,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=True,
-        ),
-    )
+    live(type("Life", (PassingLife,), {"policy": policy, "options": options}), examples=25)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -16,13 +15,13 @@ from hypothesis.stateful import (
     consumes,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE, Namespace
 from sglang.srt.mem_cache.radix_cache import RadixKey
-from tree_harness import FULL, MAMBA, TreeHarness, server_context
+from sglang.srt.mem_cache.rust_tree_core.adapter import RustUnifiedTreeCore
+from tree_harness import FULL, MAMBA, TreeHarness, live, server_context
 
 KV_TOKENS, STATE_SLOTS = 96, 8
 #: States and KV share their bytes; a state weighs as much as 8 tokens, all memory holds 160.
@@ -60,17 +59,17 @@ class Twins(RuleBasedStateMachine):
         super().__init__()
         self.context = server_context(max_states_per_path=self.states_per_path)
         self.context.__enter__()
-        self.twins = [self.make(core) for core in ("python", "rust")]
+        self.twins = [
+            TreeHarness(
+                self.policy,
+                core=core,
+                kv_tokens=KV_TOKENS,
+                state_slots=STATE_SLOTS,
+                **self.options,
+            )
+            for core in ("python", "rust")
+        ]
         self.held = 0
-
-    def make(self, core: str) -> TreeHarness:
-        return TreeHarness(
-            self.policy,
-            core=core,
-            kv_tokens=KV_TOKENS,
-            state_slots=STATE_SLOTS,
-            **self.options,
-        )
 
     def teardown(self) -> None:
         for harness in self.twins:
@@ -246,13 +245,19 @@ def test_one_history_one_order_of_victims(variant: str, cap: int) -> None:
         (Twins,),
         {"policy": policy, "options": options, "states_per_path": cap},
     )
-    run_state_machine_as_test(
-        twins,
-        settings=settings(
-            max_examples=30 if "elastic" in options or cap >= 0 else 60,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=True,
-        ),
-    )
+    live(twins, examples=30 if "elastic" in options or cap >= 0 else 60)
+
+
+def test_a_cap_that_fails_leaves_the_mirror_as_the_tree_is(monkeypatch):
+    def broken(*args: Any) -> None:
+        raise RuntimeError("the core kept all")
+
+    with server_context(max_states_per_path=0):
+        harness = TreeHarness(3, core="rust", kv_tokens=KV_TOKENS, state_slots=STATE_SLOTS)
+        monkeypatch.setattr(RustUnifiedTreeCore, "evict_excess_path_states", broken)
+        harness.insert([1])
+        harness.insert([1, 2])
+        stats = harness.cache.stats
+        assert stats.errors == 1 and harness.states() == {(1,), (1, 2)}
+        assert harness.cache.view.is_sound
+        harness._check_mirror(harness.cache.tree)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -14,7 +13,6 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
@@ -24,6 +22,7 @@ from tree_harness import (
     FULL,
     MAMBA,
     TreeHarness,
+    live,
     path_tokens,
     radix_key,
     server_context,
@@ -191,13 +190,4 @@ VARIANTS = {
 def test_random_life(variant: str) -> None:
     policy, options = VARIANTS[variant]
     life = type("Life", (CacheLife,), {"policy": policy, "options": options})
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=60 if "elastic" in options else 120,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=True,
-        ),
-    )
+    live(life, examples=60 if "elastic" in options else 120)

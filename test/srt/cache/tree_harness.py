@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from lab.cpu_cache import EXAMPLE_COST as COST
 from lab.cpu_cache import FULL, MAMBA, CpuCache, path_tokens, radix_key, server_context
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
@@ -27,6 +29,7 @@ __all__ = [
     "FULL",
     "MAMBA",
     "TreeHarness",
+    "live",
     "path_tokens",
     "radix_key",
     "random_life",
@@ -203,6 +206,20 @@ def _ids_above(node) -> list[int]:
 def sequence(length: int, first: int) -> list[int]:
     """``length`` tokens that share nothing with another ``first``."""
     return [first * 1000 + i for i in range(length)]
+
+
+def live(machine: type[RuleBasedStateMachine], *, examples: int) -> None:
+    """Run a stateful test, the same lives every time."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
 
 
 def random_life(harness: TreeHarness, seed: int, operations: int) -> list[object]:

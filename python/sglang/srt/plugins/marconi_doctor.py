@@ -134,7 +134,7 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
             f"{sharded.kv_bytes_per_token:,} bytes a token of KV: a state weighs as much as "
             f"{tokens:,.0f} tokens"
         )
-    reason = _core_reason(view, config)
+    reason = _core_reason(view)
     yield "tree core: Rust" if reason is None else f"tree core: Python, which is slower: {reason}"
     yield from (f"limit: {limit}" for limit in limits(view, config))
 
@@ -163,7 +163,7 @@ def _state_element_bytes(view: Any, hf_config: Any) -> int:
     return int(mamba2_state_dtype(hf_config).temporal.itemsize)
 
 
-def _core_reason(view: Any, config: MarconiConfig) -> str | None:
+def _core_reason(view: Any) -> str | None:
     from sglang.srt.mem_cache.mamba_radix.core import slower_core_reason
     from sglang.srt.mem_cache.mamba_radix.setup import lower_tier
 

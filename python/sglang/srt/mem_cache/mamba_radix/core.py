@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix.admission import GivingMambaComponent
@@ -62,7 +63,11 @@ def slower_core_reason(*, lower_tier: LowerTier | None, shared_memory: bool) -> 
 
 
 def _register() -> None:
-    factories = {PYTHON: _python_core, RUST: _rust_core, HOSTED_RUST: _hosted_rust_core}
+    factories = {
+        PYTHON: _python_core,
+        RUST: partial(_rust_core, hosted=False),
+        HOSTED_RUST: partial(_rust_core, hosted=True),
+    }
     for name, factory in factories.items():
         if get_tree_core_factory(name) is None:
             register_tree_core_backend(name, factory)
@@ -74,21 +79,14 @@ def _python_core(params: CacheInitParams, components: dict[ComponentType, Any]) 
     return MambaRadixTreeCore(params, components)
 
 
-def _rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) -> Any:
+def _rust_core(
+    params: CacheInitParams, components: dict[ComponentType, Any], *, hosted: bool
+) -> Any:
     # Importing it loads the extension, which a platform may lack.
+    from sglang.srt.mem_cache.mamba_radix.rust_core.hosted_tree import HostedRustTreeCore
     from sglang.srt.mem_cache.mamba_radix.rust_core.tree import MambaRadixRustTreeCore
 
-    return MambaRadixRustTreeCore(
-        params,
-        components[ComponentType.MAMBA].cache,
-        states_per_path=get_exec().mamba.mamba_max_states_per_path,
-    )
-
-
-def _hosted_rust_core(params: CacheInitParams, components: dict[ComponentType, Any]) -> Any:
-    from sglang.srt.mem_cache.mamba_radix.rust_core.hosted_tree import HostedRustTreeCore
-
-    return HostedRustTreeCore(
+    return (HostedRustTreeCore if hosted else MambaRadixRustTreeCore)(
         params,
         components[ComponentType.MAMBA].cache,
         states_per_path=get_exec().mamba.mamba_max_states_per_path,

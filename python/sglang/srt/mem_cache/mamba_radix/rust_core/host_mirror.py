@@ -35,6 +35,10 @@ class HostedNode(MirrorNode):
         self.host_kv: HostSlots | None = None
         self.state_copied = False
 
+    def has_child_on_device(self) -> bool:
+        children: Any = self.children
+        return any(child.on_device for child in children.values())
+
 
 class HostedMirror(TreeMirror):
     """Answers for a tree with a host tier.
@@ -127,21 +131,13 @@ class HostedMirror(TreeMirror):
             tokens.extend(part)
         return Segment(tokens, namespace)
 
-    @staticmethod
-    def depth(node: MirrorNode) -> int:
-        depth = 0
-        while node.parent is not None:
-            depth += len(node.key)
-            node = node.parent
-        return depth
-
     def state_survives(self, node: Any) -> bool:
         return bool(node.has_state or node.host_state)
 
     def is_evictable_leaf(self, node: Any) -> bool:
         if node.parent is None or not node.on_device or node.kv_locks or node.state_locks:
             return False
-        return not any(child.on_device for child in node.children.values())
+        return not node.has_child_on_device()
 
     def device_tokens(self, node: Any) -> int:
         return len(node.key) if node.on_device else 0

@@ -18,6 +18,7 @@ from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import MirrorNode, Segmen
 from sglang.srt.mem_cache.mamba_radix.rust_core.tree import (
     FULL,
     MAMBA,
+    NOTHING,
     POOLS,
     MambaRadixRustTreeCore,
     SGLangKeys,
@@ -198,7 +199,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         (path,) = self._binding.collect_path_info([last])
         learnt = mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
         self._learnt(learnt)
-        at = mirror.depth(anchor)
+        at = self.cache.view.depth(anchor)
         for id, _, start, stop, *_ in path:
             node = mirror.nodes[id]
             if start >= at and node.host_kv is None and self._binding.node_backuped(id):
@@ -244,7 +245,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         if not self._chooses:
             return super().evict_device_next_node(component_type, tracker)
         if tracker[component_type] >= self._wanted:
-            return EvictDeviceNextNodeResult()
+            return NOTHING
         pool = POOLS[component_type]
         try:
             node = self.cache.choose_victim(pool, self._passed_over())
@@ -252,7 +253,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             self.cache.count_fallback(pool, error)
             return self._least_recent_once(component_type)
         if node is None:
-            return EvictDeviceNextNodeResult()
+            return NOTHING
         is_leaf = self._offered[node.id] = self.mirror.is_evictable_leaf(node)
         if is_leaf:
             return EvictDeviceNextNodeResult(node_id=node.id)
@@ -276,7 +277,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
     def _least_recent_once(self, component_type: Any) -> Any:
         step = self._evict_least_recent(component_type)
         if step.node_id is not None and self._offered.get(step.node_id):
-            return EvictDeviceNextNodeResult()
+            return NOTHING
         if step.node_id is not None:
             self._offered[step.node_id] = True
         return step
@@ -328,15 +329,11 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
 
     @staticmethod
     def _excess_above(node: Any) -> list[Any]:
-        found = MambaRadixRustTreeCore._excess_above(node)
-        return [above for above in found if above.kv_locks or _has_child_on_device(above)]
+        found: list[Any] = MambaRadixRustTreeCore._excess_above(node)
+        return [above for above in found if above.kv_locks or above.has_child_on_device()]
 
     # -- after a lost event
 
     def _compare_more(self, node: Any) -> None:
         node.on_device = not self._binding.is_full_device_evicted(node.id)
         node.host_state = self._binding.component_has_host_value_only(node.id, _MAMBA)
-
-
-def _has_child_on_device(node: Any) -> bool:
-    return any(child.on_device for child in node.children.values())

@@ -42,7 +42,7 @@ _STATE_ONLY = [int(FULL)]
 _MAMBA = int(MAMBA)
 _COMPONENTS = {int(component): component for component in ComponentType}
 #: The end of a walk; what is empty nobody drains.
-_NOTHING = EvictDeviceNextNodeResult()
+NOTHING = EvictDeviceNextNodeResult()
 
 POOLS = {FULL: Pool.KV, MAMBA: Pool.STATE}
 
@@ -217,19 +217,18 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         # SGLang asks for it between the steps of the insert.
         self._note_insert(tail_node_id)
         held: list[int] = []
-        excess: list[MirrorNode] = []
         try:
             excess = self._exceeding_cap(self.mirror.node_by_id(tail_node_id), held)
             if excess:
                 super().evict_excess_path_states(
                     tail_node_id, device_frees, host_frees, cache_actions
                 )
+            for node in excess:
+                self.cache.report(self._state_evicted, node)
         except Exception as error:
             self.cache.count_error("capping the states of a path", error)
         finally:
             self._let_go(held)
-        for node in excess:
-            self.cache.report(self._state_evicted, node)
 
     def _exceeding_cap(self, tail: MirrorNode, held: list[int]) -> list[MirrorNode]:
         """Nodes above ``tail`` whose states are to go; the others that could are held."""
@@ -313,7 +312,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self._note_states(result)
             return result
         if tracker[component_type] >= self._wanted:
-            return _NOTHING
+            return NOTHING
         pool = POOLS[component_type]
         try:
             node = self._lru_walk.next() if self._lru_walk else self.cache.choose_victim(pool)
@@ -321,7 +320,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self.cache.count_fallback(pool, error)
             return self._evict_least_recent(component_type)
         if node is None:
-            return _NOTHING
+            return NOTHING
         try:
             if self.mirror.is_evictable_leaf(node):
                 return self._evict_leaf(node)
