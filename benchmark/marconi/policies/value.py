@@ -8,7 +8,7 @@ from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.eviction.value import PrefixClass, ReuseOdds, ValuePolicy
 from sglang.srt.mem_cache.marconi.eviction.value.odds import prefix_class
 from sglang.srt.mem_cache.marconi.hints import Hint
-from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, HostPool, Pool
 
 from policies.registry import CacheArguments, PolicyArguments, Recipe, policy_family
 
@@ -68,7 +68,7 @@ class NoCostPolicy(ValuePolicy):
     def _flops(self, prefix: CachedPrefix) -> float:
         return float(prefix.has_state)
 
-    def _bytes(self, prefix: CachedPrefix, pool: Pool) -> float:
+    def _bytes(self, prefix: CachedPrefix, pool: Pool | HostPool) -> float:
         return 1.0
 
 

@@ -135,6 +135,7 @@ def random_life(harness: TreeHarness, tier: HostTier, seed: int, operations: int
 
 
 MIRROR = ("copied_kv", "copied_state", "freed_kv", "freed_state", "lock", "learn", "descend")
+HOST_ORDER = ("_lock_what_stays", "_unlock_lowest", "_lock", "_unlock", "let_go")
 CORE = ("_ask", "_ask_state", "_gone", "_forgotten", "_backed_up", "_left_device", "_locked")
 CORE += ("_ask_all", "_prefetched", "_state_prefetched", "_passed_over", "_excess_above")
 
@@ -146,6 +147,7 @@ CORE += ("_ask_all", "_prefetched", "_state_prefetched", "_passed_over", "_exces
         *(("mirror", name) for name in MIRROR),
         *(("core", name) for name in CORE),
         *(("policy", name) for name in ("victim", "on_insert")),
+        *(("host", name) for name in HOST_ORDER),
     ],
 )
 def test_a_fault_costs_the_policy_and_nothing_else(part: str, name: str, write_policy: str):
@@ -156,7 +158,9 @@ def test_a_fault_costs_the_policy_and_nothing_else(part: str, name: str, write_p
         tier = HostTier(harness, 120, 8, write_policy)
         random_life(harness, tier, 1, 40)
         core = harness.cache.tree_core
-        owner = {"mirror": core.mirror, "core": core, "policy": harness.cache.policy}[part]
+        cache = harness.cache
+        owners = {"mirror": core.mirror, "core": core, "policy": cache.policy}
+        owner = {**owners, "host": cache._host_order}[part]
         mend = break_at_random(owner, name, 7)
         random_life(harness, tier, 2, 400)
         raised, stats = mend(), harness.cache.stats

@@ -10,6 +10,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
 from sglang.srt.mem_cache.mamba_radix.client_hints import ClientHints
 from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
+from sglang.srt.mem_cache.mamba_radix.host_order import HOST_ORDERED, HostOrder
 from sglang.srt.mem_cache.mamba_radix.probes import is_probe
 from sglang.srt.mem_cache.mamba_radix.python_core.walk import PolicyWalk, session_test
 from sglang.srt.mem_cache.mamba_radix.shared_memory import SharedMemory
@@ -17,10 +18,10 @@ from sglang.srt.mem_cache.mamba_radix.transfers import finish_transfers
 from sglang.srt.mem_cache.mamba_radix.waiting import WaitingRequests
 from sglang.srt.mem_cache.marconi.admission.rules import ADMISSIONS
 from sglang.srt.mem_cache.marconi.attach.accounts import MarconiAccounts
-from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
-from sglang.srt.mem_cache.marconi.eviction.policy import orders_shared_memory
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier, MarconiSetup
+from sglang.srt.mem_cache.marconi.eviction.policy import orders_host, orders_shared_memory
 from sglang.srt.mem_cache.marconi.insight.stats import VictimKind
-from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.prefix import HostPool, Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang.srt.session.streaming_session import is_virtual_node
@@ -51,7 +52,10 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         self._client_hints = ClientHints(self)
         self._was_short = False
         self.serves_probe = False
-        self.open_accounts(setup, at_rest="path_cap")
+        # What sessions hold on the host is left to the rules of SGLang's own order.
+        may_order = setup.lower_tier is LowerTier.HOST and not params.enable_session_radix_cache
+        self.open_accounts(setup, at_rest="path_cap", may_order_host=may_order)
+        self._host_order = HostOrder(self) if orders_host(self.policy) else None
         if setup.config.marconi_admission != "sglang":
             self.admission = MambaRadixAdmission(
                 self,
@@ -104,6 +108,24 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
             result.mamba_num_evicted += more.mamba_num_evicted
         return result
 
+    def evict_host(
+        self, num_tokens: int, component_type: ComponentType = ComponentType.FULL
+    ) -> int:
+        """Make room on the host, in the policy's order where it orders that memory too.
+
+        Returns:
+            Tokens of KV, or states, that went.
+        """
+        order = self._host_order
+        if order is None or component_type not in HOST_ORDERED:
+            return self.evict_from_host(num_tokens, component_type)
+        return order.evict(num_tokens, component_type)
+
+    def evict_from_host(self, count: int, component_type: ComponentType) -> int:
+        """SGLang's own eviction of what is not locked on the host."""
+        evicted: int = super().evict_host(count, component_type)
+        return evicted
+
     @rank_consensus(same_params=True, same_results=True)  # type: ignore[untyped-decorator]
     def _evict_across(self, params: EvictParams) -> EvictResult:
         self._was_short = True
@@ -125,6 +147,9 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def forget_tree(self) -> None:
         super().forget_tree()
         self._client_hints.clear()
+        # The first tree is made before what orders the host is.
+        if self._host_order is not None:
+            self._host_order.clear()
         if self.admission is not None:
             self.report(self.admission.given.clear)
         if self.tuning is not None:
@@ -170,8 +195,15 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
 
     def prefix_deleted(self, node: UnifiedTreeNode) -> None:
         super().prefix_deleted(node)
+        if self._host_order is not None:
+            self._host_order.deleted(node.id)
         if self.admission is not None:
             self.admission.given.deleted(node.id)
+
+    def leaving_device(self, node: UnifiedTreeNode) -> None:
+        """The KV of ``node`` is about to leave the device, maybe with all that lies below it."""
+        if self._host_order is not None:
+            self._host_order.let_go(node)
 
     # -- eviction walks
 
@@ -186,7 +218,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
         return PolicyWalk(self, pool, session_test(component)) if self.begin_walk(pool) else None
 
-    def choose_victim(self, pool: Pool | None, excluding: Container[int] = ()) -> Any:
+    def choose_victim(self, pool: Pool | HostPool | None, excluding: Container[int] = ()) -> Any:
         """See :meth:`TreeView.victim`.
 
         Raises:

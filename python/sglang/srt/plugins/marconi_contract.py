@@ -143,6 +143,7 @@ sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
     override maybe_hand_to_session(self, req)
     override release_session(self, session_id)
     override on_release(self, req, *, checkpointed)
+    override evict_host(self, num_tokens, component_type=BASE_COMPONENT_TYPE)
     read disable, tree_core, session
 sglang.srt.mem_cache.cache_init_params.CacheInitParams
     read disable
@@ -160,6 +161,17 @@ sglang.srt.mem_cache.base_prefix_cache.MatchResult
 # mem_cache/mamba_radix_cache.py: nothing that a request resumes at is a use
 sglang.srt.mem_cache.base_prefix_cache.TreeLock
     read node
+
+# mem_cache/mamba_radix/host_order.py: what the host forgets is in SGLang's order
+sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
+    call inc_host_lock_ref(self, node_id)
+    call dec_host_lock_ref(self, node_id, params)
+sglang.srt.mem_cache.base_prefix_cache.IncLockRefResult
+    call to_dec_params(self)
+
+# mem_cache/mamba_radix_cache.py: what sessions hold on the host is ordered by us
+sglang.srt.mem_cache.cache_init_params.CacheInitParams
+    read enable_session_radix_cache
 
 # mem_cache/mamba_radix/client_hints.py: nobody can say what follows a request
 sglang.srt.managers.schedule_batch.FINISH_ABORT
@@ -248,7 +260,7 @@ sglang.srt.mem_cache.unified_cache.component_type.ComponentType
 # mem_cache/mamba_radix/python_core/tree.py: the view has no nodes
 sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeNode
     read
-    read id, key, parent, children, component_data, evicted
+    read id, key, parent, children, component_data, evicted, backuped
 
 # mem_cache/mamba_radix/python_core/tree.py: the view is wrong about states and locks
 sglang.srt.mem_cache.unified_cache.components.base.ComponentData
@@ -265,6 +277,8 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
     override _is_device_leaf(self, node)
     override _update_evictable_leaf_sets(self, node)
     override _remove_leaf_from_parent(self, node)
+    override evict_device_leaf(self, node_id, is_write_back)
+    override drop_subtree_no_host(self, node_id)
     override commit_hicache_transfers(self, node_id, phase, comp_xfers, *, cache_actions,
         insert_result=None, pool_storage_result=None)
     call node_by_id(self, node_id)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sglang.srt.mem_cache.marconi.attach.view import TreeView
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
-from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.prefix import HostPool, Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 
 
@@ -75,6 +75,9 @@ class TreeEvents(Protocol):
     def evicting_kv(self, node: Any) -> None:
         """The KV of ``node`` is about to be evicted from the device, and its state with it."""
 
+    def leaving_device(self, node: Any) -> None:
+        """The KV of ``node`` is about to leave the device, maybe with all that lies below it."""
+
     def prefix_deleted(self, node: Any) -> None:
         """``node`` is about to leave the tree."""
 
@@ -86,7 +89,7 @@ class TreeEvents(Protocol):
     def start_walk(self, pool: Pool, component: Any) -> Walk | None:
         """A walk over ``pool``; ``None`` where the policy leaves the order to SGLang."""
 
-    def choose_victim(self, pool: Pool | None, excluding: Container[int] = ()) -> Any:
+    def choose_victim(self, pool: Pool | HostPool | None, excluding: Container[int] = ()) -> Any:
         """The node that the policy would evict from ``pool``; ``None`` if it has none.
 
         Raises:
@@ -96,7 +99,7 @@ class TreeEvents(Protocol):
     def end_walk(self) -> None:
         """No more victims are asked for."""
 
-    def count_fallback(self, pool: Pool, error: Exception) -> None:
+    def count_fallback(self, pool: Pool | HostPool, error: Exception) -> None:
         """A decision in ``pool`` was left to LRU because of ``error``."""
 
 

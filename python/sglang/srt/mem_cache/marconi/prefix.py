@@ -16,6 +16,15 @@ class Pool(Enum):
     __hash__ = object.__hash__
 
 
+class HostPool(Enum):
+    """The same two on the host, where there is a tier below the device."""
+
+    KV = "host_kv"
+    STATE = "host_state"
+
+    __hash__ = object.__hash__
+
+
 @dataclass(slots=True, eq=False)
 class CachedPrefix:
     """One node of the radix tree that could be a victim.
@@ -38,6 +47,8 @@ class CachedPrefix:
         state_locked: a request holds its state.
         last_access: logical tick at which its state was created or last consumed.
         reuse_id: id of the ancestor that ``reuse_from`` is the end of; ``None`` at the root.
+        host_state: its state lies on the host alone, and a policy orders what lies there.
+        host_kv: likewise its KV.
     """
 
     id: int
@@ -52,11 +63,25 @@ class CachedPrefix:
     state_locked: bool
     last_access: int
     reuse_id: int | None = None
+    host_state: bool = False
+    host_kv: bool = False
 
-    def may_leave(self, pool: Pool | None) -> bool:
-        """Whether evicting it from ``pool`` (``None``: from either) is allowed now."""
+    @property
+    def state_survives(self) -> bool:
+        """A request can resume at it."""
+        return self.has_state or self.host_state
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Whether the host may evict any of it in the policy's order."""
+        return self.host_kv and (self.host_state or not self.children)
+
+    def may_leave(self, pool: Pool | HostPool | None) -> bool:
+        """Whether it may be evicted from ``pool`` now; ``None``: from either :class:`Pool`."""
         if pool is None:
             return self.is_leaf or self.may_leave(Pool.STATE)
         if pool is Pool.KV:
             return self.is_leaf
-        return self.has_state and not self.state_locked
+        if pool is Pool.STATE:
+            return self.has_state and not self.state_locked
+        return self.host_kv and (not self.children if pool is HostPool.KV else self.host_state)

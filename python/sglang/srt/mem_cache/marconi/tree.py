@@ -52,3 +52,15 @@ class TreeReader(Protocol):
     def namespace_of(self, key: Any) -> Namespace:
         """What keeps equal tokens apart."""
         ...
+
+
+class HostedTreeReader(TreeReader, Protocol):
+    """What can be asked besides where the host's memory lies below the device's."""
+
+    def state_on_host_alone(self, node: Any) -> bool:
+        """A state lies at the node's end, on the host and not on the device."""
+        ...
+
+    def kv_on_host_alone(self, node: Any) -> bool:
+        """The node's KV lies on the host and not on the device."""
+        ...

@@ -92,6 +92,13 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     def is_evictable_leaf(self, node: UnifiedTreeNode) -> bool:
         return node in self.evictable_device_leaves
 
+    def state_on_host_alone(self, node: UnifiedTreeNode) -> bool:
+        state = node.component_data[ComponentType.MAMBA]
+        return state.value is None and state.host_value is not None
+
+    def kv_on_host_alone(self, node: UnifiedTreeNode) -> bool:
+        return bool(node.evicted and node.backuped)
+
     @staticmethod
     def tokens_of(key: Any) -> Sequence[int]:
         tokens: Sequence[int] = key.raw_token_ids()
@@ -168,7 +175,8 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     ) -> None:
         super().set_component_device_value(node_id, component_type, value)
         if component_type is ComponentType.MAMBA:
-            self.cache.report(self.cache.view.state_created, self.node_by_id(node_id))
+            # If it is new, and did not come back from the host, the insert says so.
+            self.cache.report(self.cache.view.state_came_or_went, self.node_by_id(node_id))
 
     def commit_hicache_transfers(
         self, node_id: int, phase: Any, comp_xfers: Any, **options: Any
@@ -179,6 +187,14 @@ class MambaRadixTreeCore(UnifiedTreeCore):
             # Storage gave the host a state, at which requests can resume from now on.
             node = self.node_by_id(inserted.inserted_host_node)
             self.cache.report(self.cache.view.state_came_or_went, node)
+
+    def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
+        self.cache.report(self.cache.leaving_device, self.node_by_id(node_id))
+        return super().evict_device_leaf(node_id, is_write_back)
+
+    def drop_subtree_no_host(self, node_id: int) -> Any:
+        self.cache.report(self.cache.leaving_device, self.node_by_id(node_id))
+        return super().drop_subtree_no_host(node_id)
 
     def _update_evictable_leaf_sets(self, node: UnifiedTreeNode) -> None:
         order = self._leaf_order

@@ -134,6 +134,12 @@ class HostedMirror(TreeMirror):
     def state_survives(self, node: Any) -> bool:
         return bool(node.has_state or node.host_state)
 
+    def state_on_host_alone(self, node: Any) -> bool:
+        return bool(node.host_state)
+
+    def kv_on_host_alone(self, node: Any) -> bool:
+        return not node.on_device and node.host_kv is not None
+
     def is_evictable_leaf(self, node: Any) -> bool:
         if node.parent is None or not node.on_device or node.kv_locks or node.state_locks:
             return False

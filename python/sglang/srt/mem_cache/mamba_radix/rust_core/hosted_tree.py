@@ -86,9 +86,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         node.host_state = beside
         if holds and not node.has_state:
             self.mirror.put_state(node)
-            self.cache.view.state_created(node)
-        else:
-            self.cache.view.state_came_or_went(node)
+        self.cache.view.state_came_or_went(node)
 
     def _gone(self, node: Any) -> None:
         for child in list(node.children.values()):
@@ -302,6 +300,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         return self._evict_state_or_another(node)
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
+        self.cache.report(self._leaving_device, node_id)
         result = RustUnifiedTreeCore.evict_device_leaf(self, node_id, is_write_back)
         if result.backup_kv is None:
             self.cache.report(self._left_device, node_id)
@@ -313,10 +312,16 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         return result
 
     def drop_subtree_no_host(self, node_id: int) -> Any:
+        self.cache.report(self._leaving_device, node_id)
         result = super().drop_subtree_no_host(node_id)
         if result.is_dropped:
             self.cache.report(self._left_device, node_id)
         return result
+
+    def _leaving_device(self, node_id: int) -> None:
+        node = self.mirror.find(node_id)
+        if node is not None:
+            self.cache.leaving_device(node)
 
     def _left_device(self, node_id: int) -> None:
         node = self.mirror.find(node_id)

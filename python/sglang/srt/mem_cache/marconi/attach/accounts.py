@@ -13,7 +13,7 @@ from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy, reweight
 from sglang.srt.mem_cache.marconi.insight.lookups import Lookups
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats, VictimKind
-from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.prefix import HostPool, Pool
 from sglang.srt.mem_cache.marconi.tree import TreeReader
 from sglang.srt.mem_cache.marconi.tuning.weights import first_weight
 
@@ -34,13 +34,17 @@ class MarconiAccounts:
     decision falls back to LRU and is counted.
     """
 
-    def open_accounts(self, setup: MarconiSetup, *, at_rest: str) -> None:
+    def open_accounts(
+        self, setup: MarconiSetup, *, at_rest: str, may_order_host: bool = False
+    ) -> None:
         """Must come before the base class makes its tree.
 
         Args:
             at_rest: which pool's shortage victims count under while no eviction is asked for.
+            may_order_host: a policy that can is to order what lies on the host alone.
         """
         self.marconi = setup
+        self._may_order_host = may_order_host
         self.stats = MarconiStats(setup.cost)
         is_tuned = setup.make_tuning is not None
         self.stats.eff_weight = first_weight(setup.config, is_tuned=is_tuned)
@@ -80,7 +84,12 @@ class MarconiAccounts:
         """The configured policy with the weight in force; it knows nothing of the tree yet."""
         setup = self.marconi
         config = replace(setup.config, marconi_eff_weight=self.stats.eff_weight)
-        return create_policy(config, setup.savings, shared_memory=setup.shared_memory)
+        return create_policy(
+            config,
+            setup.savings,
+            shared_memory=setup.shared_memory,
+            orders_host=self._may_order_host,
+        )
 
     # -- what the tree reports
 
@@ -225,7 +234,7 @@ class MarconiAccounts:
 
     # -- errors
 
-    def count_fallback(self, pool: Pool, error: Exception) -> None:
+    def count_fallback(self, pool: Pool | HostPool, error: Exception) -> None:
         """A decision in ``pool`` was left to LRU because of ``error``."""
         self.stats.fallbacks[pool.value] += 1
         self._warn_once(f"choosing a victim in the {pool.value} pool", error)

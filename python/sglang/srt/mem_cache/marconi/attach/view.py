@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from operator import attrgetter, eq
-from typing import Any
+from typing import Any, cast
 
 from sglang.srt.mem_cache.marconi.eviction.policy import (
     REPORTED_AT_ONCE,
     EvictionPolicy,
+    orders_host,
     orders_shared_memory,
 )
-from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
-from sglang.srt.mem_cache.marconi.tree import TreeReader
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, HostPool, Pool
+from sglang.srt.mem_cache.marconi.tree import HostedTreeReader, TreeReader
 
 #: Marked nodes that are left for a decision to find.
 MOST_MARKED = 64
@@ -58,6 +59,8 @@ class PassedOver:
 class TreeView:
     """One :class:`CachedPrefix` for every tree node that holds a state or is an evictable leaf.
 
+    Under a policy that orders the host's memory too that means on the device or on the host.
+
     Tree events only mark nodes. The marked ones are brought up to date, and the policy is told,
     when a request lets go of its path (:meth:`report_some`), and what is left before a decision
     (:meth:`refresh`). An event costs O(1), except that a state that comes or goes, and a fork that
@@ -69,6 +72,10 @@ class TreeView:
 
     A change that the policy fails to take in stays marked. ``is_sound`` tells whether the policy
     knows of all that left, without which it could offer what is gone.
+
+    Attributes:
+        moved: by a node's id, whether the host may forget any of it in the policy's order; what
+            changed since somebody took note. Empty unless the policy orders the host's memory.
     """
 
     def __init__(self, policy: EvictionPolicy) -> None:
@@ -79,6 +86,7 @@ class TreeView:
         self._notes: dict[int, _Notes] = {}
         self._known = 0
         self._marked: dict[int, Any] = {}
+        self.moved: dict[int, bool] = {}
         self._left: deque[CachedPrefix] = deque()
         self._next_order = 0
 
@@ -102,6 +110,7 @@ class TreeView:
         self._left.extend(sorted(self._prefixes(), key=_ORDER))
         self._notes.clear()
         self._marked.clear()
+        self.moved.clear()
         self._known = 0
         self.is_sound = True
         self.report_left()
@@ -119,6 +128,7 @@ class TreeView:
         """
         known, self._notes = self._notes, {}
         self._marked.clear()
+        self.moved.clear()
         self._left.clear()
         self._known = 0
         self._obey(policy)
@@ -164,7 +174,8 @@ class TreeView:
         prefix, before = notes.prefix, notes.children
         notes.children = children = len(node.children)
         is_leaf = self._tree.is_evictable_leaf(node)
-        if children != before or is_leaf != (prefix is not None and prefix.is_leaf):
+        known = (False, False) if prefix is None else (prefix.is_leaf, prefix.host_kv)
+        if children != before or known != (is_leaf, self._on_host(node)[1]):
             self.changed(node)
         if (before > 1) != (children > 1):
             self._mark_down_to_states(node)
@@ -197,6 +208,8 @@ class TreeView:
         if notes is not None and notes.prefix is not None:
             self._known -= 1
             self._left.append(notes.prefix)
+        if self._orders_host:
+            self.moved.pop(node.id, None)
 
     # -- answers
 
@@ -253,9 +266,15 @@ class TreeView:
         return self._up_to_date(node) or self._describe(node)
 
     def knows_state(self, id: int) -> bool:
-        """Whether the node of that id held a state when the policy last heard of it."""
+        """Whether requests could resume at the node of that id when the policy last heard of it."""
         notes = self._notes.get(id)
-        return notes is not None and notes.prefix is not None and notes.prefix.has_state
+        return notes is not None and notes.prefix is not None and notes.prefix.state_survives
+
+    def may_be_forgotten(self, id: int) -> bool:
+        """See :class:`CachedPrefix`, as of when the policy last heard of that node."""
+        notes = self._notes.get(id)
+        prefix = None if notes is None else notes.prefix
+        return prefix is not None and prefix.may_be_forgotten
 
     def resumption(self, node: Any) -> tuple[int, int]:
         """Tokens that the state of ``node`` saves from and up to; nothing without one."""
@@ -271,7 +290,7 @@ class TreeView:
             above = above.parent
         return self.depth(above), depth
 
-    def victim(self, pool: Pool | None, excluding: Container[int] = ()) -> Any | None:
+    def victim(self, pool: Pool | HostPool | None, excluding: Container[int] = ()) -> Any | None:
         """The node that the policy would evict from ``pool``, ``None`` if it has none.
 
         A policy that orders shared memory and is asked about one pool alone passes over what may
@@ -285,10 +304,12 @@ class TreeView:
         assert self._tree is not None
         if self._left or self._marked:
             self.refresh()
-        if self._orders_shared and pool is not None:
+        if self._orders_shared and isinstance(pool, Pool):
             excluding = PassedOver(excluding, partial(self._stays, pool))
         while True:
-            prefix = self.policy.victim(pool or Pool.STATE, self.now, excluding)
+            # Only who orders the host is asked about it.
+            asked = cast(Pool, pool or Pool.STATE)
+            prefix = self.policy.victim(asked, self.now, excluding)
             if prefix is None:
                 return None
             node = self._tree.node_by_id(prefix.id)
@@ -304,6 +325,7 @@ class TreeView:
         self.policy = policy
         self._observed = bool(policy.pools)
         self._orders_shared = orders_shared_memory(policy)
+        self._orders_host = orders_host(policy)
 
     def _noted(self, node: Any) -> _Notes:
         notes = self._notes.get(node.id)
@@ -333,8 +355,11 @@ class TreeView:
         prefix = self._notes[id].prefix
         return prefix is None or not prefix.may_leave(pool)
 
-    def _may_leave(self, node: Any, pool: Pool | None) -> bool:
+    def _may_leave(self, node: Any, pool: Pool | HostPool | None) -> bool:
         assert self._tree is not None
+        if isinstance(pool, HostPool):
+            host_state, host_kv = self._on_host(node)
+            return host_kv and (host_state if pool is HostPool.STATE else not node.children)
         if pool is not Pool.STATE and self._tree.is_evictable_leaf(node):
             return True
         return (
@@ -370,7 +395,11 @@ class TreeView:
         notes = self._noted(node)
         known = notes.prefix
         has_state, is_leaf = self._tree.holds_state(node), self._tree.is_evictable_leaf(node)
-        if not (has_state or is_leaf):
+        host_state, host_kv = self._on_host(node)
+        forgettable = host_kv and (host_state or not node.children)
+        if forgettable != (known is not None and known.may_be_forgotten):
+            self.moved[node.id] = forgettable
+        if not (has_state or is_leaf or host_state or forgettable):
             if known is not None:
                 notes.prefix = None
                 self._known -= 1
@@ -388,15 +417,24 @@ class TreeView:
         )
         known.children = len(node.children)
         known.has_state, known.is_leaf = has_state, is_leaf
+        known.host_state, known.host_kv = host_state, host_kv
         known.state_locked = self._tree.state_is_locked(node)
         known.last_access = self._last_access(notes)
         self.policy.on_change(known)
+
+    def _on_host(self, node: Any) -> tuple[bool, bool]:
+        """``host_state`` and ``host_kv`` of ``node``."""
+        if not self._orders_host:
+            return False, False
+        tree = cast(HostedTreeReader, self._tree)
+        return tree.state_on_host_alone(node), tree.kv_on_host_alone(node)
 
     def _describe(self, node: Any) -> CachedPrefix:
         assert self._tree is not None
         segment_from, exclusive_from, reuse_from, reuse_id = self._surroundings(node)
         notes = self._noted(node)
         known = notes.prefix
+        host_state, host_kv = self._on_host(node)
         return CachedPrefix(
             id=node.id,
             order=self._next_order if known is None else known.order,
@@ -410,6 +448,8 @@ class TreeView:
             state_locked=self._tree.state_is_locked(node),
             last_access=self._last_access(notes),
             reuse_id=reuse_id,
+            host_state=host_state,
+            host_kv=host_kv,
         )
 
     def _surroundings(self, node: Any) -> tuple[int, int, int, int | None]:
@@ -457,7 +497,7 @@ class TreeView:
             resumed = fresh.reuse_from if fresh.has_state else fresh.depth
             assert self.resumption(node) == (resumed, depth), f"node {node.id}: resumption"
             known = self._noted(node).prefix
-            cached = fresh.has_state or fresh.is_leaf
+            cached = fresh.state_survives or fresh.is_leaf or fresh.may_be_forgotten
             assert not self._observed or (known is not None) == cached, f"node {node.id}"
             if self._observed and known is not None:
                 for name in CachedPrefix.__slots__:

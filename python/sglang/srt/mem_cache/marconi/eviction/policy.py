@@ -84,11 +84,26 @@ class HintObserver(Protocol):
 
 
 @runtime_checkable
+class HostOrderer(Protocol):
+    """A policy that can order what lies on the host too."""
+
+    orders_host: bool
+
+    def order_host(self) -> None:
+        """Do so, from the first event on: ``victim`` is asked about the host's pools then."""
+
+
+@runtime_checkable
 class LookObserver(Protocol):
     """A policy of a shadow to which a look is what it is to SGLang's LRU: a touch."""
 
     def on_look(self, prefix: CachedPrefix, now: int) -> None:
         """A request that waits would resume at its state."""
+
+
+def orders_host(policy: EvictionPolicy) -> bool:
+    """Whether a policy is to order what lies on the host, too."""
+    return bool(getattr(policy, "orders_host", False))
 
 
 def orders_shared_memory(policy: EvictionPolicy) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.marconi import MarconiPolicy
-from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
+from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy, HostOrderer
 from sglang.srt.mem_cache.marconi.eviction.savings import Savings
 from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
 from sglang.srt.mem_cache.marconi.prefix import Pool
@@ -79,13 +79,19 @@ def register_policy(entry: PolicyEntry) -> None:
 
 
 def create_policy(
-    options: PolicyOptions, savings: Savings, *, shared_memory: bool = False
+    options: PolicyOptions,
+    savings: Savings,
+    *,
+    shared_memory: bool = False,
+    orders_host: bool = False,
 ) -> EvictionPolicy:
     """The policy that a configuration names which leaves nothing to the tuner.
 
     Args:
         shared_memory: states and KV take their bytes from one memory. A policy of both pools then
             orders them as one; one of the state pool leaves to the base which pool gives.
+        orders_host: what lies on the host alone can be evicted in an order of the policy's own. A
+            policy of both pools that has one is told of it.
 
     Raises:
         ValueError: its ``pools`` are not all of :class:`Pool`, so it would never be asked.
@@ -93,6 +99,9 @@ def create_policy(
     shared = shared_memory and options.marconi_evict_pools == "both"
     entry = POLICIES[options.marconi_evict_policy]
     policy = entry.make(options, savings, shared)
+    both = options.marconi_evict_pools == "both"
+    if orders_host and both and isinstance(policy, HostOrderer):
+        policy.order_host()
     wrong = [pool for pool in policy.pools if not isinstance(pool, Pool)]
     if wrong:
         raise ValueError(

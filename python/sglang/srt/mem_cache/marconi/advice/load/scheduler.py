@@ -8,7 +8,8 @@ by step, together. A request holds its lock, its working states and its own KV u
 token. After a request that did not fit there is no pass until another has ended.
 
 Simplified: nobody is preempted, the KV of the output is taken when decoding begins, and a step
-takes as long for many requests as for one.
+takes as long for many requests as for one. What comes from the host is copied before its batch
+is computed, where a server computes the first layers meanwhile.
 """
 
 from __future__ import annotations
@@ -267,8 +268,8 @@ class Scheduler:
     # -- what runs
 
     def _prefill(self, batch: list[tuple[Run, int]]) -> None:
-        computing, flops = [], 0.0
-        self._unfinished = []
+        computing, flops, loading = [], 0.0, 0.0
+        before, self._unfinished = self._unfinished, []
         for run, limit in batch:
             try:
                 chunk = run.next_chunk(limit)
@@ -278,9 +279,12 @@ class Scheduler:
             assert chunk is not None
             flops += self._cost.flops(*chunk)
             self._prefilled += chunk[1] - chunk[0]
+            if run not in before:
+                loading += run.served.load_seconds
             computing.append(run)
         if computing:
             seconds = self._service.batch_seconds + flops / self._service.prefill_flops_per_second
+            seconds += loading
             self._busy = self.now + seconds, lambda: self._end_batch(computing)
 
     def _end_batch(self, computing: list[Run]) -> None:

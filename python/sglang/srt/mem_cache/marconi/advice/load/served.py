@@ -36,6 +36,8 @@ class Served:
 
     Attributes:
         served: ``False`` where the request did not fit even alone.
+        loaded_tokens: of ``hit_tokens``, those that the host had and the device not.
+        load_seconds: that it waited for copies from the host.
         lost: blocks seen before that had to be computed again, where somebody counts them.
         index: the request's place in the trace, counted from 0.
         ttft_seconds: modelled time to the first token, the wait included; ``None`` where time is
@@ -55,3 +57,5 @@ class Served:
     came_seconds: float | None = None
     ended_seconds: float | None = None
     session: str | None = None
+    loaded_tokens: int = 0
+    load_seconds: float = 0.0

@@ -26,8 +26,10 @@ from sglang.srt.mem_cache.marconi.eviction.value.queues import (
     ValueQueues,
 )
 from sglang.srt.mem_cache.marconi.hints import Hint
-from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
+from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, HostPool, Pool
 
+AnyPool = Pool | HostPool
+_OF_STATES = (Pool.STATE, HostPool.STATE)
 #: Evicted prefixes that are remembered, as a multiple of those that are cached, and at least.
 EVICTED_A_PREFIX, FEWEST_EVICTED = 4, 1024
 #: Hits that may have yet to be counted, so that a decision after a long time meets few.
@@ -84,7 +86,7 @@ class ValuePolicy:
     A hit is only noted, and counted as of its tick before the next other event.
 
     Args:
-        pools: whose victims it chooses.
+        pools: whose victims it chooses, beside the host's after :meth:`order_host`.
         shared: both pools are one memory, so that whichever is short, a state or a leaf of KV may
             go, and all bytes that come free count.
         odds: by default none were learnt yet.
@@ -106,25 +108,34 @@ class ValuePolicy:
         self._watched: dict[int, Observation] = {}
         self._evicted: OrderedDict[int, Observation] = OrderedDict()
         # In shared memory one entry stands for both pools.
-        self._queues = {
+        self._queues: dict[AnyPool, ValueQueues] = {
             pool: ValueQueues(self.odds)
             for pool in ((Pool.KV,) if shared else Pool)
             if pool in pools
         }
         self._turns = Turns()
-        self._expected = {pool: Expectations() for pool in self._queues}
+        self._expected: dict[AnyPool, Expectations] = {
+            pool: Expectations() for pool in self._queues
+        }
+        self.orders_host = False
         self._hits: deque[tuple[CachedPrefix, Role, int]] = deque()
         self._unplaced: dict[int, CachedPrefix] = {}
         self._hints: OrderedDict[int, Hint] = OrderedDict()
         self._now = 0
         self._renewed = 0
 
+    def order_host(self) -> None:
+        """Order what lies on the host too, whose prefixes live on as if they had not moved."""
+        self.orders_host = True
+        self._queues.update((pool, ValueQueues(self.odds)) for pool in HostPool)
+        self._expected.update((pool, Expectations()) for pool in HostPool)
+
     # -- events
 
     def on_insert(self, prefix: CachedPrefix, now: int) -> None:
         self._count_hits()
         self._advance(now)
-        if prefix.has_state:
+        if prefix.state_survives:
             self._watch(prefix, self._role(prefix), prefix.last_access)
         self._place(prefix)
 
@@ -142,7 +153,7 @@ class ValuePolicy:
         self._count_hits()
         self._advance(prefix.last_access)
         watched, role = self._watched.get(prefix.id), self._role(prefix)
-        if not prefix.has_state:
+        if not prefix.state_survives:
             if watched is not None:
                 del self._watched[prefix.id]
                 self._remember(watched)
@@ -222,8 +233,11 @@ class ValuePolicy:
 
     # -- decisions
 
-    def victim(self, pool: Pool, now: int, excluding: Container[int] = ()) -> CachedPrefix | None:
-        queues = self._queues.get(Pool.KV if self.shared else pool)
+    def victim(
+        self, pool: AnyPool, now: int, excluding: Container[int] = ()
+    ) -> CachedPrefix | None:
+        pool = self._order_of(pool)
+        queues = self._queues.get(pool)
         if queues is None:
             return None
         if self._hits or self._unplaced:
@@ -235,18 +249,18 @@ class ValuePolicy:
             self._advance(now)
         self._now = max(self._now, now)
         lowest = queues.lowest(self._now, excluding)
-        expected = self._expected[Pool.KV if self.shared else pool].lowest(excluding)
+        expected = self._expected[pool].lowest(excluding)
         if expected is None or (lowest is not None and self._goes_before(lowest, expected)):
             return None if lowest is None else lowest.prefix
         return expected.prefix
 
-    def explain(self, prefix: CachedPrefix, pool: Pool) -> Worth:
+    def explain(self, prefix: CachedPrefix, pool: AnyPool) -> Worth:
         """Why ``prefix`` goes when it does, if ``pool`` is short."""
         watched = self._watched.get(prefix.id)
         kind = prefix_class(role_of(prefix)) if watched is None else watched.kind
         age = self._now - (prefix.last_access if watched is None else watched.stamp)
         flops, freed = self._flops(prefix), self._bytes(prefix, pool)
-        entry = self._entry(prefix.id, Pool.KV if self.shared else pool)
+        entry = self._entry(prefix.id, self._order_of(pool))
         # A hint that began to tell since it was put there counts from its next change on.
         placed = entry.queue.key[0] if isinstance(entry, Candidate) else kind
         rate = self.odds.rate(placed, age) if watched is not None else 0.0
@@ -354,6 +368,10 @@ class ValuePolicy:
             prefix = self._candidate(above.id)
             yield above
 
+    def _order_of(self, pool: AnyPool) -> AnyPool:
+        """The pool under which the order is kept that serves ``pool``."""
+        return Pool.KV if self.shared and isinstance(pool, Pool) else pool
+
     def _role(self, prefix: CachedPrefix) -> Role:
         """Its role in the tree, but that where prefixes parted once they may part again.
 
@@ -365,7 +383,7 @@ class ValuePolicy:
             return Role.FORK
         return role_of(prefix)
 
-    def _entry(self, id: int, pool: Pool) -> Candidate | Expected | None:
+    def _entry(self, id: int, pool: AnyPool) -> Candidate | Expected | None:
         """A prefix that a pool may evict, as it stands in one of its orders."""
         return self._expected[pool].get(id) or self._queues[pool].get(id)
 
@@ -397,7 +415,7 @@ class ValuePolicy:
         key = rate * candidate.efficiency, candidate.stamp, candidate.prefix.order
         return key < expected.key
 
-    def _put(self, prefix: CachedPrefix, pool: Pool, efficiency: float) -> None:
+    def _put(self, prefix: CachedPrefix, pool: AnyPool, efficiency: float) -> None:
         """Enter a prefix that a pool may evict among those that are expected, or the others."""
         id, queues, expected = prefix.id, self._queues[pool], self._expected[pool]
         watched = self._watched.get(id)
@@ -427,22 +445,18 @@ class ValuePolicy:
         while len(self._evicted) > max(EVICTED_A_PREFIX * len(self._watched), FEWEST_EVICTED):
             self._observations.lose(self._evicted.popitem(last=False)[1])
 
-    def _may_leave(self, prefix: CachedPrefix, pool: Pool) -> bool:
-        if self.shared:
-            return any(prefix.may_leave(either) for either in Pool)
-        return prefix.may_leave(pool)
+    def _may_leave(self, prefix: CachedPrefix, pool: AnyPool) -> bool:
+        return prefix.may_leave(None if self.shared and isinstance(pool, Pool) else pool)
 
     def _flops(self, prefix: CachedPrefix) -> float:
-        return self._cost.flops(prefix.reuse_from, prefix.depth) if prefix.has_state else 0.0
+        return self._cost.flops(prefix.reuse_from, prefix.depth) if prefix.state_survives else 0.0
 
-    def _bytes(self, prefix: CachedPrefix, pool: Pool) -> float:
+    def _bytes(self, prefix: CachedPrefix, pool: AnyPool) -> float:
         """What comes free in the pool that is short: the rest of a victim is given up for it."""
         kv = self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
-        if self.shared:
+        if self.shared and isinstance(pool, Pool):
             return prefix.has_state * self._cost.state_bytes + prefix.is_leaf * kv
-        if pool is Pool.STATE:
-            return self._cost.state_bytes
-        return kv
+        return self._cost.state_bytes if pool in _OF_STATES else kv
 
     def _check(self) -> None:
         self._place_all()
