@@ -28,6 +28,10 @@ class ForkWorld:
         self._fresh: Iterator[int] = itertools.count(1 << 40)
         self._served = 0
 
+    @property
+    def copied_bytes(self) -> None:
+        """This base is driven without a host tier."""
+
     def serve(self, requests: Iterable[Request]) -> Iterator[Served]:
         return map(self._serve, requests)
 

@@ -27,6 +27,11 @@ class World(Protocol):
     #: What the cache counted; ``None`` for stock's.
     stats: MarconiStats | None
 
+    @property
+    def copied_bytes(self) -> dict[str, int] | None:
+        """What was ``written`` to the host and ``loaded`` from it; ``None`` without one."""
+        ...
+
     def serve(self, requests: Iterable[Request]) -> Iterator[Served]:
         """What each request found, in the order in which they end."""
         ...

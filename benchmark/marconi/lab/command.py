@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from lab.capacity import CAPACITIES, INFINITE, with_capacities
 from lab.costs import DEFAULT_RATIO
 from lab.hints import TRACE
 from lab.run import check_spec
-from lab.spec import DEFAULT_BASE, RunSpec, with_memory
+from lab.spec import DEFAULT_BASE, WRITE_POLICIES, HostSpec, RunSpec, with_memory
 from lab.sweep import BACKENDS, connect, sweep
 
 #: What a person types, and what another interpreter is started with.
@@ -121,6 +122,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a pool each for KV and states, or one for both, as --enable-unified-memory",
     )
 
+    memory.add_argument(
+        "--host-share",
+        type=float,
+        metavar="TIMES",
+        help="memory of the host below it, in multiples of the device's, as --hicache-ratio",
+    )
+    memory.add_argument(
+        "--host-write-policy",
+        choices=tuple(WRITE_POLICIES),
+        default="write_through",
+        help="as --hicache-write-policy",
+    )
+    memory.add_argument("--host-gbps", type=float, default=50.0, help="GB/s to the device")
+
     server = parser.add_argument_group("the simulated server")
     server.add_argument("--admission", default="sglang", help="which states enter the cache")
     server.add_argument(
@@ -199,11 +214,21 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
             measure_from=options.measure_from,
             time_unit=options.time_unit,
             hints=options.hints,
+            host=_host(options),
             ledger=options.engine != "shadow" or options.ledger,
         )
         for sized in _sizes(base, options):
             for policy in options.policy.split(","):
                 yield replace(sized, policy=policy)
+
+
+def _host(options: argparse.Namespace) -> HostSpec | None:
+    if options.host_share is None:
+        return None
+    for flag, value in (("--host-share", options.host_share), ("--host-gbps", options.host_gbps)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{flag} is {value}; allowed are finite numbers above 0")
+    return HostSpec(options.host_share, options.host_write_policy, options.host_gbps * 1e9)
 
 
 def _active(options: argparse.Namespace) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,15 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import CacheTransferPhase
 
 from lab.cpu_cache import FULL, MAMBA, CpuCache
+from lab.spec import WRITE_POLICIES
+
+
+@dataclass
+class Copied:
+    """KV slots and states that were copied."""
+
+    kv: int = 0
+    states: int = 0
 
 
 class Slots:
@@ -72,12 +82,18 @@ class Group:
 class HostTier:
     """Stands for ``HybridCacheController``; a transfer is under way until somebody completes it.
 
+    Attributes:
+        written, loaded: what was copied to the host, and back to the device.
+
     Args:
-        write_policy: ``write_back`` or ``write_through``.
+        write_policy: a key of :data:`WRITE_POLICIES`.
     """
+
+    enable_storage = False
 
     def __init__(self, cpu: CpuCache, kv_slots: int, state_slots: int, write_policy: str) -> None:
         self.cpu, self.write_policy = cpu, write_policy
+        self.written, self.loaded = Copied(), Copied()
         self.mem_pool_host = Group(Slots(kv_slots), Slots(state_slots))
         self.ack_write_queue: list[Any] = []
         self.ack_load_queue: list[Any] = []
@@ -89,7 +105,7 @@ class HostTier:
             attribute = "_full_kv_pool_host" if component is FULL else "_mamba_pool_host"
             setattr(cache.components[component], attribute, host)
         cache.tree_core.set_hicache_enabled()
-        cache.write_through_threshold = 1
+        cache.write_through_threshold = WRITE_POLICIES[write_policy]
         cache.is_write_back = write_policy == "write_back"
         cache.load_back_threshold = 1
 
@@ -116,6 +132,8 @@ class HostTier:
                 self.mem_pool_host.free(kv)
                 return None
             transfer.host_indices = slot
+            self.written.states += 1
+        self.written.kv += len(device)
         self.ack_write_queue.append(_ack(node_id))
         return kv
 
@@ -136,6 +154,8 @@ class HostTier:
                         cpu.allocator.free(kv)
                     return None
                 transfer.device_indices = slot
+            self.loaded.states += 1
+        self.loaded.kv += len(host_indices)
         self.ack_load_queue.append(_ack(node_id))
         return kv
 

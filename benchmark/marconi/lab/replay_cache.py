@@ -34,6 +34,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from traces import Request
 
 from lab.cpu_cache import CpuCache
+from lab.host_tier import HostTier
 from lab.losses import LossLedger, chain_hashes
 from lab.served import named_blocks
 
@@ -43,7 +44,12 @@ WORKING_STATES = 3
 
 
 class Replay:
-    """Feeds requests to one cache; every slot taken is given back or owned by the tree."""
+    """Feeds requests to one cache; every slot taken is given back or owned by the tree.
+
+    Args:
+        tier: the host's memory below the cache; copies to and from it are done at once.
+        load_rate: bytes a second of a copy to the device.
+    """
 
     def __init__(
         self,
@@ -52,8 +58,12 @@ class Replay:
         *,
         chunk_tokens: int = CHUNK_TOKENS,
         working_states: int = WORKING_STATES,
+        tier: HostTier | None = None,
+        load_rate: float = 0.0,
     ) -> None:
         self.cache = cache
+        self.tier = tier
+        self.load_rate = load_rate
         self.block_tokens = block_tokens
         self.chunk_tokens = chunk_tokens
         self.working_states = working_states
@@ -177,16 +187,15 @@ class RequestRun:
         self._kv = torch.empty(0, dtype=torch.int64)
         self._states: list[torch.Tensor] = []
         # The last token of a prompt is always computed, so its block cannot hit.
-        whole = (request.input_length - 1) // replay.block_tokens
-        matched, self._lookup = self._match(prompt[:whole])
-        self.depth = self._computed = int(matched.device_prefix_len)
-        self._node = matched.last_device_node
-        self._lock = self._cache.cache.lock(self._node)
+        self._whole = (request.input_length - 1) // replay.block_tokens
+        matched, self._lookup = self._match(prompt[: self._whole])
+        self._resume(matched)
+        hit = self.depth + int(matched.host_hit_length)
         lost = replay.ledger.look_up(
-            self._chain[:whole], self.depth, max(matched.full_kv_hit_length, self.depth)
+            self._chain[: self._whole], hit, max(matched.full_kv_hit_length, hit)
         )
         self.served = Served(
-            request.input_length, self.depth * replay.block_tokens, lost=lost, index=index
+            request.input_length, hit * replay.block_tokens, lost=lost, index=index
         )
         self._branch: int | None = matched.mamba_branching_seqlen
         self._grid = max(GRID_TOKENS // replay.block_tokens, 1)
@@ -194,8 +203,6 @@ class RequestRun:
         self._admission = ADMISSIONS[
             "sglang" if setup is None else setup.config.marconi_admission
         ]()
-        # A prompt that hits as a whole ends in a token that fills no block.
-        self._ends_whole = self.depth == len(prompt)
         self._chunk: tuple[int, int | None] | None = None
 
     # -- what a scheduler asks before it starts a request
@@ -223,7 +230,9 @@ class RequestRun:
     # -- its life
 
     def admit(self) -> None:
-        """It is served: what it resumes at is used."""
+        """It is served: what the host has of it is copied, and what it resumes at is used."""
+        if self._on_host is not None:
+            self._load(self._on_host)
         self._cache.use(self._node, self._lookup)
 
     def next_chunk(self, limit: int | None = None) -> tuple[int, int] | None:
@@ -291,6 +300,34 @@ class RequestRun:
 
     # -- internals
 
+    def _resume(self, matched: Any) -> None:
+        """Begin where a lookup ended on the device, and hold that."""
+        self.depth = self._computed = int(matched.device_prefix_len)
+        self._node = matched.last_device_node
+        self._lock = self._cache.cache.lock(self._node)
+        on_host = matched.host_hit_length or matched.mamba_host_hit_length
+        self._on_host = matched.best_match_node if on_host else None
+        # A prompt that hits as a whole ends in a token that fills no block.
+        self._ends_whole = self.depth == len(self._prompt)
+
+    def _load(self, node: Any) -> None:
+        """Copy from the host to the device what the request can resume at there."""
+        replay, cache, before = self._replay, self._cache.cache, self.depth
+        tier = replay.tier
+        assert tier is not None
+        copied = tier.loaded.kv, tier.loaded.states
+        cache.load_back(node)
+        tier.complete()
+        cache.unlock(self._lock)
+        self._resume(self._cache.look(self._prompt[: self._whole]))
+        cost = self._cache.cost
+        loaded = cost.kv_bytes_per_token * (tier.loaded.kv - copied[0])
+        loaded += cost.state_bytes * (tier.loaded.states - copied[1])
+        served, block = self.served, replay.block_tokens
+        served.load_seconds = loaded / replay.load_rate
+        served.loaded_tokens = (self.depth - before) * block
+        served.hit_tokens = self.depth * block
+
     def _match(self, tokens: list[int]) -> tuple[Any, Any]:
         if not hasattr(self._cache.cache, "marconi_state"):
             return self._cache.look(tokens), None
@@ -327,6 +364,8 @@ class RequestRun:
             if fresh is None:
                 raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
+        if self._replay.tier is not None:
+            self._replay.tier.complete()
 
     def _hold_states(self, count: int) -> None:
         slots = self._cache.alloc_state(count)
@@ -360,6 +399,8 @@ class RequestRun:
         self._node = result.last_device_node
         self._lock = cache.lock(self._node)
         self.depth = end
+        if self._replay.tier is not None:
+            self._replay.tier.complete()
         self._replay.ledger.admitted(self._chain[end - 1])
         admission = getattr(cache, "admission", None)
         if admission is not None:

@@ -47,6 +47,11 @@ def check_spec(spec: RunSpec) -> None:
     """
     if not Path(spec.trace).is_dir():
         Path(spec.trace).open("rb").close()
+    if spec.host is not None and (spec.engine != "sglang" or spec.base != DEFAULT_BASE):
+        raise ValueError(
+            f"--host-share is {spec.host.share:g} but --engine is {spec.engine} and --base "
+            f"{spec.base}; allowed with it are --engine sglang and --base {DEFAULT_BASE}"
+        )
     if spec.base != DEFAULT_BASE and spec.engine != "sglang":
         raise ValueError(
             f"--base is {spec.base} but --engine is {spec.engine}; allowed is --engine sglang"
@@ -115,7 +120,12 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.perf_counter()
     cost = load_cost(spec.model)
-    totals = Totals(cost, spec.block, first=spec.first_measured())
+    totals = Totals(
+        cost,
+        spec.block,
+        first=spec.first_measured(),
+        flops_per_second=spec.service.prefill_flops_per_second,
+    )
     requests = spec.requests()
     with BASES[spec.base].load().open_world(spec, policy_context(spec, cost)) as world:
         for served in world.serve(hinted(_watched(spec, requests, progress), spec)):
@@ -124,6 +134,7 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
     return {
         **spec.columns(),
         **totals.as_row(),
+        "copied_bytes": world.copied_bytes,
         "corrupt_lines": requests.skipped,
         "evictions": {} if stats is None else stats.as_dict()["victims"],
         "states_taken_back": 0 if stats is None else stats.states_taken_back,

@@ -66,6 +66,7 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
         **spec.columns(),
         **totals.as_row(),
         **({} if spec.ledger else {"token_hit_rate_bound": None}),
+        "copied_bytes": None,
         "corrupt_lines": requests.skipped,
         "lost_tokens": dict.fromkeys(REASONS),
         "evictions": {"all": cache.evictions},

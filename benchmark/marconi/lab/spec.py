@@ -18,8 +18,26 @@ from lab.costs import load_cost, split_memory
 Engine = Literal["sglang", "shadow", "paper"]
 Memory = Literal["static", "elastic"]
 
+#: Uses of a prefix until it is copied to the host; under ``write_back`` it is when it is evicted.
+WRITE_POLICIES = {"write_through": 1, "write_through_selective": 2, "write_back": 2}
+
 #: The release that the product is a plugin of.
 DEFAULT_BASE = "0.5.23"
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """The host's memory below the device's, split between KV and states as the device's is.
+
+    Attributes:
+        share: its size, as a multiple of the device's: ``--hicache-ratio``.
+        write_policy: a key of :data:`WRITE_POLICIES`, as ``--hicache-write-policy``.
+        bytes_per_second: of a copy to the device, for which its request waits.
+    """
+
+    share: float
+    write_policy: str = "write_through"
+    bytes_per_second: float = 50e9
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class RunSpec:
         measure_from: share of the trace's requests that are served before any is counted, in
             [0, 1).
         hints: whose, as ``--hints`` takes it.
+        host: memory of the host below the device's; ``None``: the device's alone.
     """
 
     trace: str
@@ -77,6 +96,7 @@ class RunSpec:
     time_unit: str | None = None
     ledger: bool = True
     hints: str = "trace"
+    host: HostSpec | None = None
 
     def key(self) -> str:
         """Identity of the run: equal for equal specs, and for no others."""
@@ -85,7 +105,7 @@ class RunSpec:
         only = {
             **{"memory": "static", "base": DEFAULT_BASE, "measure_from": 0.0},
             **{"active": None, "think_seconds": 0.0, "schedule": "fcfs"},
-            **{"time_unit": None, "ledger": True, "hints": "trace"},
+            **{"time_unit": None, "ledger": True, "hints": "trace", "host": None},
         }
         for name, value in only.items():
             if values[name] == value:
@@ -139,6 +159,7 @@ class RunSpec:
             "memory": self.memory,
             "measure_from": self.measure_from,
             "hints": self.hints,
+            "host": None if self.host is None else asdict(self.host),
             "labels": self.labels,
         }
 

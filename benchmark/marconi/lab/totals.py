@@ -30,6 +30,7 @@ class Totals:
 
     Attributes:
         first: requests of the trace before it are passed over.
+        flops_per_second: of a prefill, by which seconds are modelled.
     """
 
     cost: ModelCost
@@ -41,11 +42,14 @@ class Totals:
     hit_tokens: int = 0
     saved: float = 0
     needed: float = 0
+    loaded_tokens: int = 0
+    load_seconds: float = 0.0
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     bins: dict[int, _Bin] = field(default_factory=dict)
     ttfts: list[float] = field(default_factory=list)
     load: Load = field(default_factory=lambda: Load())
     first: int = 0
+    flops_per_second: float = 4e14
 
     def __post_init__(self) -> None:
         self.spread = Spread(self.cost)
@@ -61,6 +65,8 @@ class Totals:
         self.hit_tokens += served.hit_tokens
         self.saved += self.cost.flops(0, served.hit_tokens)
         self.needed += self.cost.flops(0, served.input_tokens)
+        self.loaded_tokens += served.loaded_tokens
+        self.load_seconds += served.load_seconds
         for reason in REASONS:
             self.lost[reason] += getattr(served.lost, reason) * self.block_tokens
         limit = next(limit for limit in LENGTH_BINS if served.input_tokens <= limit)
@@ -72,6 +78,13 @@ class Totals:
             self.ttfts.append(served.ttft_seconds)
             self.load.add(served)
         self.spread.add(served)
+
+    def _seconds_saved(self) -> float:
+        """Of the seconds of all prefills, what was saved, those of copies from the host paid."""
+        if not self.needed:
+            return 0.0
+        paid = self.load_seconds * self.flops_per_second
+        return (self.saved - paid) / self.needed
 
     def as_row(self) -> dict[str, Any]:
         """The part of a result row that requests determine.
@@ -88,6 +101,8 @@ class Totals:
             / max(self.input_tokens, 1),
             "request_hit_rate": self.hits / max(self.requests, 1),
             "flops_saved": self.saved / self.needed if self.needed else 0.0,
+            "loaded_tokens": self.loaded_tokens,
+            "seconds_saved": self._seconds_saved(),
             "lost_tokens": self.lost,
             "by_length": [
                 {"max_input_tokens": limit if limit < LENGTH_BINS[-1] else None, **vars(length)}
