@@ -6,6 +6,7 @@ import pytest
 import sglang.srt.plugins.marconi as plugin
 from server_harness import tiny_model
 from sglang.srt.mem_cache.mamba_radix.core import slower_core_reason
+from sglang.srt.mem_cache.marconi.advice.launch import LaunchFacts, hints
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.plugins.marconi_doctor import main
 
@@ -99,3 +100,14 @@ def test_another_release_is_named(model, capsys, monkeypatch):
     monkeypatch.setattr(plugin, "SUPPORTED_SGLANG", "0.5.99")
     status, _, err = examined(capsys, "--model-path", model, "--marconi-evict-policy", "3")
     assert status == 1 and "allowed is 0.5.99" in err
+
+
+def test_it_gives_the_hints_that_the_start_up_logs(model, capsys):
+    words = ("--model-path", model, "--marconi-evict-policy", "3")
+    tier = ("--enable-hierarchical-cache", "--hicache-ratio", "0.5")
+    _, out, _ = examined(capsys, *words)
+    assert "hint: states are float32" in out and "bytes for each byte" not in out
+    (hint,) = hints(LaunchFacts(policy=3, orders_kv=True, host_share=0.5))
+    status, out, _ = examined(capsys, *words, *tier, "--mamba-ssm-dtype", "bfloat16")
+    assert status == 0
+    assert [line for line in out.splitlines() if "hint" in line] == [f"hint: {hint}"]

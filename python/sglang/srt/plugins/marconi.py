@@ -255,6 +255,8 @@ def create_unified_radix_cache(
     setup = setup_from_context(ctx, config)
     cache = original(ctx, cache_class=functools.partial(MambaRadixCache, setup=setup))
     logger.info(setup.announce(type(cache.tree_core).__name__))
+    for hint in setup.hints:
+        logger.info("Marconi hint: %s", hint)
     return cache
 
 

@@ -113,8 +113,6 @@ sglang.srt.arg_groups.fields.model.Model
     read kv_cache_dtype
 sglang.srt.arg_groups.fields.parallel.Parallel
     read tp_size, dp_size
-sglang.srt.arg_groups.fields.exec_.ExecMamba
-    read enable_int8_mamba_checkpoint, mamba_ssm_dtype
 
 # plugins/marconi_doctor.py: the doctor reads no flags
 sglang.srt.server_args.prepare_server_args
@@ -124,11 +122,41 @@ sglang.srt.server_args.prepare_server_args
 sglang.srt.server_args.ServerArgs
     call resolve_once(self)
 
-# plugins/marconi_doctor.py: the doctor knows no weight of a state
+# mem_cache/mamba_radix/launch_facts.py: the doctor knows no weight of a state
+sglang.srt.arg_groups.fields.exec_.ExecMamba
+    read enable_int8_mamba_checkpoint, mamba_ssm_dtype
 sglang.srt.configs.mamba_utils.mamba2_state_dtype
     call (config=None)
 sglang.srt.configs.mamba_utils.Mamba2StateDType
     read temporal
+
+# mem_cache/mamba_radix/launch_facts.py: nobody is told what a launch leaves on the table
+sglang.srt.arg_groups.resolution_hooks.run_hook
+    call (builtin, server_args)
+sglang.srt.arg_groups.kv_cache_hook.handle_unified_memory_pool
+    call (server_args)
+sglang.srt.arg_groups.kv_cache_hook.handle_page_major_kv_layout
+    call (server_args)
+sglang.srt.arg_groups.overrides.resolved_view
+    call (server_args)
+sglang.srt.arg_groups.model_override_base.use_mla_backend
+    call (server_args)
+sglang.srt.platforms.current_platform
+    read
+sglang.srt.platforms.interface.reject_out_of_tree_path
+    call (platform, *, subsystem)
+sglang.srt.configs.model_config.ModelConfig
+    read is_hybrid_swa, head_dim, v_head_dim
+sglang.srt.arg_groups.fields.memory.Memory
+    read hicache_ratio, hicache_size
+sglang.srt.arg_groups.fields.exec_.ExecMamba
+    read mamba_backend, linear_attn_backend, linear_attn_decode_backend,
+        linear_attn_prefill_backend, linear_attn_verify_backend, enable_linear_replayssm,
+        enable_linear_replayssm_spec
+sglang.srt.arg_groups.fields.parallel.Parallel
+    read enable_kv_cache_sharding
+sglang.srt.arg_groups.fields.spec.Spec
+    read speculative_algorithm
 
 # mem_cache/mamba_radix_cache.py: there is no cache
 sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+from sglang.srt.mem_cache.marconi.advice.launch import ONE_MEMORY_LIMIT
 from sglang.srt.mem_cache.marconi.attach.setup import model_cost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
 from sglang.srt.mem_cache.marconi.costs.architectures import cost_from_config
@@ -25,7 +26,8 @@ usage: sglang-marconi doctor --model-path MODEL [FLAGS OF A LAUNCH]
        sglang-marconi doctor --contract [--sglang WHEEL_OR_FOLDER]
 
 Says what `python -m sglang.launch_server` with the same flags would activate: version and hooks,
-the model's cost, what a state weighs, the tree core and why, what is refused and what has limits.
+the model's cost, what a state weighs, the tree core and why, what is refused, what has limits and
+what could be done better.
 MODEL may be a config.json. Nothing is loaded but the model's config.
 
 With --contract it says which names of SGLang that the plugin relies on moved: of the installed one,
@@ -111,9 +113,11 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
     """
     from sglang.srt.arg_groups.model_override_base import model_config_of
     from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.mem_cache.mamba_radix.launch_facts import doctor_hints, state_element_bytes
 
     view = resolving_view(server_args)
-    hf_config = model_config_of(server_args).hf_config
+    model_config = model_config_of(server_args)
+    hf_config = model_config.hf_config
     weight = f", eff weight {config.marconi_eff_weight}" if config.policy_name == "marconi" else ""
     yield (
         f"policy {config.marconi_evict_policy} ({config.policy_name}){weight}, "
@@ -122,7 +126,7 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
     cost = model_cost(hf_config, config)
     yield f"model: {cost.describe()}"
     if cost.state_bytes:
-        state = _state_element_bytes(view, hf_config)
+        state = state_element_bytes(view, hf_config)
         kv = 1 if str(view.kv_cache_dtype).startswith("fp8") else 2
         tp = max(view.tp_size // (view.dp_size if view.enable_dp_attention else 1), 1)
         sharded = cost_from_config(
@@ -137,6 +141,8 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
     reason = _core_reason(view)
     yield "tree core: Rust" if reason is None else f"tree core: Python, which is slower: {reason}"
     yield from (f"limit: {limit}" for limit in limits(view, config))
+    said = doctor_hints(server_args, config, model_config, cost)
+    yield from (f"hint: {hint}" for hint in said)
 
 
 def limits(view: Any, config: MarconiConfig) -> Iterator[str]:
@@ -146,21 +152,9 @@ def limits(view: Any, config: MarconiConfig) -> Iterator[str]:
         if config.tunes:
             yield "the tuner simulates no host tier"
     if view.enable_unified_memory:
-        yield "one memory for states and KV was not run on a GPU"
+        yield ONE_MEMORY_LIMIT
     if config.policy_name == "marconi":
         yield "policy 2 is the paper's; on the traces that were measured policy 3 saved more"
-
-
-def _state_element_bytes(view: Any, hf_config: Any) -> int:
-    """Bytes of one number of a cached state; the scales of compressed ones are left out."""
-    import torch
-    from sglang.srt.configs.mamba_utils import mamba2_state_dtype
-
-    if view.enable_int8_mamba_checkpoint:
-        return 1
-    if view.mamba_ssm_dtype is not None:
-        return int(getattr(torch, view.mamba_ssm_dtype).itemsize)
-    return int(mamba2_state_dtype(hf_config).temporal.itemsize)
 
 
 def _core_reason(view: Any) -> str | None:

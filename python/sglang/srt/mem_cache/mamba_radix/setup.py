@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from sglang.srt.marconi_utils import ModelCost, PoolBytes
+from sglang.srt.mem_cache.mamba_radix.launch_facts import start_up_hints
 from sglang.srt.mem_cache.mamba_radix.shared_memory import is_shared
 from sglang.srt.mem_cache.mamba_radix.tuning import make_tuning
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier, MarconiSetup, make_setup
@@ -34,15 +35,17 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
         if ctx.params.pp_size > 1
         else None,
     )
+    cost = setup.cost
+    assert isinstance(cost, ModelCost)
     setup = replace(
         setup,
         shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator),
         lower_tier=lower_tier(get_memory()),
+        hints=start_up_hints(ctx, config, cost),
     )
     if not (config.tunes or config.marconi_record):
         return setup
-    assert isinstance(setup.cost, ModelCost)
-    return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, setup.cost))
+    return replace(setup, make_tuning=partial(make_tuning, ctx.params, config, cost))
 
 
 def lower_tier(memory: Any) -> LowerTier | None:

@@ -43,6 +43,7 @@ class MarconiSetup:
         make_tuning: makes what tells the tuner's process of requests, given what puts a weight in
             force and what is told of errors; ``None`` for none.
         lower_tier: where what leaves the device may go on living; ``None``: nowhere.
+        hints: what the launch could do better, for the log; nothing where another rank says it.
     """
 
     config: MarconiConfig
@@ -54,6 +55,7 @@ class MarconiSetup:
     shared_memory: bool = False
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
     lower_tier: LowerTier | None = None
+    hints: tuple[str, ...] = ()
 
     def announce(self, tree: str) -> str:
         """One line for the log: what is active, on which ``tree``."""
