@@ -18,6 +18,7 @@ from sglang.srt.arg_groups.model_override_base import model_config_of
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+from sglang.srt.model_executor.cuda_graph_config import Backend
 from sglang.srt.plugins import load_plugins
 from sglang.srt.runtime_context import get_parallel
 from tree_harness import FULL, MAMBA, TreeHarness, server_context
@@ -180,11 +181,14 @@ def test_a_platform_that_builds_no_unified_pools_is_not_told_of_them(monkeypatch
 
 
 def test_asking_sglang_leaves_the_launch_as_it_is():
-    args = resolved(*POLICY_3)
+    args = resolved(*POLICY_3, "--attention-backend", "triton")
+    # SGLang turns these graphs off where it resolves one memory for such a backend.
+    graphs = resolving_view(args).cuda_graph_config.prefill
+    graphs.backend = Backend.FULL
     before = list(args._resolved_overrides), args.resolved_dict()
     assert launch_facts.could_share_memory(*facts_of(args))
     assert (list(args._resolved_overrides), args.resolved_dict()) == before
-    assert not resolving_view(args).enable_page_major_kv_layout
+    assert graphs.backend is Backend.FULL
 
 
 @pytest.mark.parametrize(
