@@ -15,6 +15,8 @@ from test_host_tier import random_life
 from tree_harness import FULL, MAMBA, TreeHarness, path_tokens, sequence, server_context
 
 CORES = ("python", "rust")
+#: A tree core, and whether states and KV share their memory on the device.
+SETUPS = (("python", False), ("rust", False), ("python", True))
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +85,11 @@ def locked(harness: TreeHarness) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("write_policy", ["write_back", "write_through"])
-@pytest.mark.parametrize("core", CORES)
-def test_all_that_lies_on_the_host_alone_is_locked_and_can_be_chosen(core: str, write_policy: str):
-    harness, tier = hosted(core=core, write_policy=write_policy, host=(100, 7))
+@pytest.mark.parametrize(("core", "elastic"), SETUPS)
+def test_all_that_lies_on_the_host_alone_is_locked_and_can_be_chosen(
+    core: str, elastic: bool, write_policy: str
+):
+    harness, tier = hosted(core=core, write_policy=write_policy, host=(100, 7), elastic=elastic)
     for seed in range(40):
         random_life(harness, tier, seed, 20)
         harness.cache.evict_host(1, MAMBA)
@@ -202,6 +206,23 @@ def test_an_error_leaves_the_host_to_lru_and_is_counted(core: str):
     assert harness.cache.evict_host(1, FULL) == 20
     assert harness.cache.stats.fallbacks == {"host_kv": 1}
     assert len(locked(harness)) == 1
+
+
+@pytest.mark.parametrize("write_policy", ["write_back", "write_through"])
+@pytest.mark.parametrize("core", CORES)
+def test_an_eviction_finds_few_locks_to_take(core: str, write_policy: str):
+    """They are taken as prefixes move: else the first eviction from a full host takes them all."""
+    harness, tier = hosted(core=core, write_policy=write_policy, host=(4000, 400))
+    cache = harness.cache
+    for session in range(200):
+        harness.insert(sequence(10, session))
+        tier.complete()
+    taken: list[int] = []
+    lock = cache._host_order._lock
+    cache._host_order._lock = lambda id: (taken.append(id), lock(id))
+    assert cache.evict_host(1, FULL) == 10
+    assert len(taken) <= 16
+    assert len(on_host(harness)[HostPool.KV]) > 150
 
 
 def test_a_flush_forgets_the_locks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rows.part import Part
 from rows.parts.hints import HINTS
+from rows.parts.host import HOST
 from rows.parts.listed import LISTED
 from rows.parts.live import DEMO, LIVE_AGENTS, LIVE_CHATS
 from rows.parts.load import LOAD
@@ -31,6 +32,7 @@ PARTS: dict[str, Part] = {
         UNIFIED,
         LOAD,
         HINTS,
+        HOST,
         STAIRCASE,
         TREE_SPEED,
         CANDIDATES_SPEED,

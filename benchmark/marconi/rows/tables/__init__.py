@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rows.store import Rows
-from rows.tables import hints, lab, listed, live, load, matrix
+from rows.tables import hints, host, lab, listed, live, load, matrix
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "policies": lab.policies,
@@ -22,6 +22,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "unified": lab.unified,
     "staircase": lab.staircase,
     "fork": lab.fork,
+    "host-saved": host.saved,
+    "host-copied": host.copied,
     "load-policies": load.policies,
     "load-orders": load.orders,
     "hints": hints.hints,

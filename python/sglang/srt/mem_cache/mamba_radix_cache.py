@@ -234,6 +234,8 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def dec_lock_ref(self, node_id: int, params: Any, skip_swa: bool = False) -> Any:
         result = super().dec_lock_ref(node_id, params, skip_swa)
         self.request_let_go()
+        if self._host_order is not None and self.view.is_sound:
+            self.attempt(self._host_order.keep_up)
         return result
 
     # -- lookups, which are no uses, and uses

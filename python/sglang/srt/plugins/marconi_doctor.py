@@ -148,7 +148,9 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
 def limits(view: Any, config: MarconiConfig) -> Iterator[str]:
     """What would work, but not as it does elsewhere."""
     if view.enable_hierarchical_cache:
-        yield "what comes back from the host is not counted as a use"
+        orders = config.marconi_evict_policy == 3 and not config.leaves_kv_to_sglang
+        if not orders or view.enable_session_radix_cache:
+            yield "the host forgets in SGLang's own order"
         if config.tunes:
             yield "the tuner simulates no host tier"
     if view.enable_unified_memory:

@@ -13,6 +13,7 @@ loaded back for the same request, supersedes.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.marconi.prefix import HostPool
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 #: What is ordered there.
 HOST_ORDERED = {ComponentType.FULL: HostPool.KV, ComponentType.MAMBA: HostPool.STATE}
+
+
+#: Nodes that are locked when a request lets go of its path: more than move to the host meanwhile.
+AT_ONCE = 32
 
 
 class HostOrder:
@@ -74,6 +79,17 @@ class HostOrder:
             freed += cache.evict_from_host(count - freed, component_type)
         return freed
 
+    def keep_up(self) -> None:
+        """Lock some of what moved, while no memory is short, so that an eviction finds few.
+
+        Raises:
+            Exception: of the tree core; what it was about is left to an eviction.
+        """
+        moved = self._cache.view.moved
+        for id in list(islice(moved, AT_ONCE)):
+            self._follow(id, moved[id])
+            del moved[id]
+
     def let_go(self, node: Any) -> None:
         """The device is about to give up the KV of ``node``, maybe with all below it."""
         below = [node]
@@ -117,10 +133,14 @@ class HostOrder:
         moved, cache.view.moved = cache.view.moved, {}
         unlocked, self._unlocked = self._unlocked, {}
         for id in (*unlocked, *moved):
-            if moved.get(id, True) and cache.view.may_be_forgotten(id):
-                self._lock(id)
-            else:
-                self._unlock(id)
+            self._follow(id, moved.get(id, True))
+
+    def _follow(self, id: int, moved_there: bool) -> None:
+        """Lock a node that the host may forget, and no other."""
+        if moved_there and self._cache.view.may_be_forgotten(id):
+            self._lock(id)
+        else:
+            self._unlock(id)
 
     def _lock(self, id: int) -> None:
         if id not in self._locks:
