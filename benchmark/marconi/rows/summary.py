@@ -29,6 +29,9 @@ def summaries(rows: Rows) -> Iterator[Row]:
     for table in dict.fromkeys(row["id"].split("/")[1] for row in rows.part("listed")):
         yield _row(f"listed-{table}", _listed(rows, table))
     yield from _speeds(rows)
+    for write_policy in dict.fromkeys(row["write_policy"] for row in rows.part("host")):
+        name = f"host-{str(write_policy).replace('_', '-')}"
+        yield _row(name, _host(rows, str(write_policy)))
     yield _row("fork", _fork(rows))
     yield _row("shadow", _shadow(rows))
 
@@ -116,6 +119,26 @@ def _span(members: Sequence[Row], keys: Sequence[str]) -> dict[str, float]:
         if numbers:
             values |= {f"{key}_least": min(numbers), f"{key}_most": max(numbers)}
     return values
+
+
+def _host(rows: Rows, write_policy: str) -> dict[str, float]:
+    """Seconds that policy 3 saved above a host tier, beside stock: means over the cells of both."""
+    saved: dict[str, dict[str, float]] = {"lru": {}, "policy-3": {}}
+    for row in rows.part("host"):
+        if row["write_policy"] == write_policy:
+            cell = str(row["id"]).rpartition("/")[0]
+            saved[str(row["policy"])][cell] = float(row["seconds_saved"])
+    cells_of_both = sorted(saved["lru"].keys() & saved["policy-3"].keys())
+    gains = [saved["policy-3"][cell] - saved["lru"][cell] for cell in cells_of_both]
+    if not gains:
+        return {}
+    return {
+        "lru": fmean(saved["lru"][cell] for cell in cells_of_both),
+        "policy_3": fmean(saved["policy-3"][cell] for cell in cells_of_both),
+        "cells": len(gains),
+        "gain_most": max(gains),
+        "loss_most": max(0.0, -min(gains)),
+    }
 
 
 def _shadow(rows: Rows) -> dict[str, float]:
