@@ -50,7 +50,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lab.cpu_cache import CpuCache, server_context
+from lab.cpu_cache import FULL, MAMBA, CpuCache, server_context
 from lab.host_tier import HostTier
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.mamba_radix_cache import MambaRadixCache
@@ -77,6 +77,8 @@ EVICTIONS = {
     "KV leaf": ONE_LEAF,
     "room for a state": ONE_STATE,
     "room for a token": ONE_LEAF,
+    "state from the host": ONE_STATE,
+    "KV leaf from the host": ONE_LEAF,
 }
 OPERATIONS = ("match", "insert", "unlock", *EVICTIONS)
 #: What a cache is made with.
@@ -105,7 +107,11 @@ FILLINGS: dict[str, dict[tuple[int, ...], tuple[str, ...]]] = {
         )
     },
     "judicious": {(TURN_TOKENS,) * TURNS: STATIC[(TURN_TOKENS,) * TURNS]},
-    "hicache": {(TURN_TOKENS,) * TURNS: STATIC[(TURN_TOKENS,) * TURNS]},
+    "hicache": {
+        (TURN_TOKENS,) * TURNS: STATIC[(TURN_TOKENS,) * TURNS],
+        # What it is filled with goes to the host.
+        (TURN_TOKENS,) * 2: ("state from the host", "KV leaf from the host"),
+    },
 }
 
 #: Tokens of a prompt and the turns that it came in.
@@ -142,7 +148,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             for filling, timed_there in FILLINGS[options.mode].items():
                 operations = [name for name in timed_there if name in options.operations]
                 if operations:
-                    measure(times, filled_caches(nodes, filling, options), operations, options)
+                    caches = filled_caches(nodes, filling, options)
+                    if any(name.endswith("the host") for name in operations):
+                        for filled in caches.values():
+                            filled.go_to_host()
+                    measure(times, caches, operations, options)
             for line in rows(nodes, times):
                 print(line, flush=True)
 
@@ -249,9 +259,10 @@ class Filled:
             state_slots=nodes + spare_states,
             **arguments,  # type: ignore[arg-type]
         )
+        self._tier: HostTier | None = None
         if self.cache.lower_tier is not None:
             # Twice the device, as --hicache-ratio 2; no bytes are copied.
-            HostTier(
+            self._tier = HostTier(
                 self.cache,
                 2 * (tokens + spare_tokens),
                 2 * (nodes + spare_states),
@@ -279,9 +290,22 @@ class Filled:
                         )
                     )
 
+    def go_to_host(self) -> None:
+        """Evict all from the device, a few at a time as a server does."""
+        assert self._tier is not None
+        cache = self.cache.cache
+        while (tokens := int(cache.full_evictable_size())) > 0:
+            cache.evict(EvictParams(num_tokens=min(tokens, 8 * TURN_TOKENS)))
+            self._tier.complete()
+            # A request lets go of what it held.
+            nothing = cache.match_prefix(MatchPrefixParams(key=RadixKey(self._prompt(1))))
+            cache.unlock(cache.lock(nothing.last_device_node))
+
     def evict(self, operation: str) -> None:
         cache, params = self.cache.cache, EVICTIONS[operation]
-        if operation.startswith("room"):
+        if operation.endswith("the host"):
+            cache.evict_host(1, MAMBA if params.mamba_num else FULL)
+        elif operation.startswith("room"):
             cache.evict_for_alloc(params)
         else:
             cache.evict(params)
