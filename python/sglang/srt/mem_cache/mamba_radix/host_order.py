@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: What is ordered there.
 HOST_ORDERED = {ComponentType.FULL: HostPool.KV, ComponentType.MAMBA: HostPool.STATE}
-
-
 #: Nodes that are locked when a request lets go of its path: more than move to the host meanwhile.
 AT_ONCE = 32
 
@@ -87,7 +85,7 @@ class HostOrder:
         """
         moved = self._cache.view.moved
         for id in list(islice(moved, AT_ONCE)):
-            self._follow(id, moved[id])
+            self._follow(id)
             del moved[id]
 
     def let_go(self, node: Any) -> None:
@@ -133,11 +131,11 @@ class HostOrder:
         moved, cache.view.moved = cache.view.moved, {}
         unlocked, self._unlocked = self._unlocked, {}
         for id in (*unlocked, *moved):
-            self._follow(id, moved.get(id, True))
+            self._follow(id)
 
-    def _follow(self, id: int, moved_there: bool) -> None:
+    def _follow(self, id: int) -> None:
         """Lock a node that the host may forget, and no other."""
-        if moved_there and self._cache.view.may_be_forgotten(id):
+        if self._cache.view.may_be_forgotten(id):
             self._lock(id)
         else:
             self._unlock(id)

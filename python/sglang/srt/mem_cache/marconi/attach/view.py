@@ -74,8 +74,8 @@ class TreeView:
     knows of all that left, without which it could offer what is gone.
 
     Attributes:
-        moved: by a node's id, whether the host may forget any of it in the policy's order; what
-            changed since somebody took note. Empty unless the policy orders the host's memory.
+        moved: ids of nodes that the host may forget in the policy's order now and could not before,
+            or the other way round, since somebody took note; empty unless a policy orders it.
     """
 
     def __init__(self, policy: EvictionPolicy) -> None:
@@ -86,7 +86,7 @@ class TreeView:
         self._notes: dict[int, _Notes] = {}
         self._known = 0
         self._marked: dict[int, Any] = {}
-        self.moved: dict[int, bool] = {}
+        self.moved: dict[int, None] = {}
         self._left: deque[CachedPrefix] = deque()
         self._next_order = 0
 
@@ -208,8 +208,7 @@ class TreeView:
         if notes is not None and notes.prefix is not None:
             self._known -= 1
             self._left.append(notes.prefix)
-        if self._orders_host:
-            self.moved.pop(node.id, None)
+        self.moved.pop(node.id, None)
 
     # -- answers
 
@@ -398,7 +397,7 @@ class TreeView:
         host_state, host_kv = self._on_host(node)
         forgettable = host_kv and (host_state or not node.children)
         if forgettable != (known is not None and known.may_be_forgotten):
-            self.moved[node.id] = forgettable
+            self.moved[node.id] = None
         if not (has_state or is_leaf or host_state or forgettable):
             if known is not None:
                 notes.prefix = None
