@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer, PoolTransferResult
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import CacheTransferPhase
 
@@ -22,6 +23,10 @@ class Copied:
 
     kv: int = 0
     states: int = 0
+
+    def bytes(self, cost: CostModel) -> float:
+        """What that is in bytes, of a model whose unit of length is a slot."""
+        return self.kv * cost.kv_bytes_per_token + self.states * cost.state_bytes
 
 
 class Slots:

@@ -90,6 +90,11 @@ class Replay:
         run.finish()
         return run.served
 
+    def finish_copies(self) -> None:
+        """What is under way to the host and from it is there."""
+        if self.tier is not None:
+            self.tier.complete()
+
     # -- what a scheduler asks
 
     @property
@@ -315,16 +320,14 @@ class RequestRun:
         replay, cache, before = self._replay, self._cache.cache, self.depth
         tier = replay.tier
         assert tier is not None
-        copied = tier.loaded.kv, tier.loaded.states
+        cost = self._cache.cost
+        loaded = tier.loaded.bytes(cost)
         cache.load_back(node)
         tier.complete()
         cache.unlock(self._lock)
         self._resume(self._cache.look(self._prompt[: self._whole]))
-        cost = self._cache.cost
-        loaded = cost.kv_bytes_per_token * (tier.loaded.kv - copied[0])
-        loaded += cost.state_bytes * (tier.loaded.states - copied[1])
         served, block = self.served, replay.block_tokens
-        served.load_seconds = loaded / replay.load_rate
+        served.load_seconds = (tier.loaded.bytes(cost) - loaded) / replay.load_rate
         served.loaded_tokens = (self.depth - before) * block
         served.hit_tokens = self.depth * block
 
@@ -364,8 +367,7 @@ class RequestRun:
             if fresh is None:
                 raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
-        if self._replay.tier is not None:
-            self._replay.tier.complete()
+        self._replay.finish_copies()
 
     def _hold_states(self, count: int) -> None:
         slots = self._cache.alloc_state(count)
@@ -399,8 +401,7 @@ class RequestRun:
         self._node = result.last_device_node
         self._lock = cache.lock(self._node)
         self.depth = end
-        if self._replay.tier is not None:
-            self._replay.tier.complete()
+        self._replay.finish_copies()
         self._replay.ledger.admitted(self._chain[end - 1])
         admission = getattr(cache, "admission", None)
         if admission is not None:

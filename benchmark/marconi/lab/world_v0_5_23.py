@@ -33,11 +33,8 @@ class ServerWorld:
         tier = self.replay.tier
         if tier is None:
             return None
-        cost = tier.cpu.cost
-        return {
-            name: round(copied.kv * cost.kv_bytes_per_token + copied.states * cost.state_bytes)
-            for name, copied in (("written", tier.written), ("loaded", tier.loaded))
-        }
+        copied = {"written": tier.written, "loaded": tier.loaded}
+        return {name: round(of.bytes(tier.cpu.cost)) for name, of in copied.items()}
 
     def serve(self, requests: Iterable[Request]) -> Iterator[Served]:
         return serve_loaded(self.spec, self.replay, requests)

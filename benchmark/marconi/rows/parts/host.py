@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rows.cells import CELLS
 from rows.part import Command, Found, Part, percent
-from rows.parts.simulated import CACHE_CODE, saved, simulate
+from rows.parts.simulated import CACHE_CODE, in_cells, saved, simulate
 from rows.store import Row
 
 POLICIES = {"lru": "lru", "server:3": "policy-3"}
@@ -39,32 +39,27 @@ def _rows(found: Found) -> list[Row]:
         trace, words = command.out, command.words
         share = int(words[words.index("--host-share") + 1])
         write_policy = words[words.index("--host-write-policy") + 1]
-        runs = {
-            (record["memory_gib"], record["policy"]): record
+        served = (
+            record
             for record in found.get(trace, ())
             if record["host"] is not None
             and (record["host"]["share"], record["host"]["write_policy"]) == (share, write_policy)
-        }
-        for capacity in CAPACITIES:
-            gib = CELLS[trace][capacity]
-            for policy, name in POLICIES.items():
-                record = runs.get((gib, policy))
-                if record is None:
-                    continue
-                copied = record["copied_bytes"]
-                rows.append(
-                    {
-                        "part": "host",
-                        "id": row_id(trace, capacity, share, write_policy, name),
-                        **{"trace": trace, "capacity": capacity, "memory_gib": gib},
-                        **{"host_share": share, "write_policy": write_policy, "policy": name},
-                        **saved(record),
-                        "seconds_saved": percent(record["seconds_saved"]),
-                        "written_gib": round(copied["written"] / 2**30, 2),
-                        "loaded_gib": round(copied["loaded"] / 2**30, 2),
-                        "measured": {"command": command.typed()},
-                    }
-                )
+        )
+        sizes = {capacity: CELLS[trace][capacity] for capacity in CAPACITIES}
+        for cell, record in in_cells(served, sizes, POLICIES):
+            copied = record["copied_bytes"]
+            rows.append(
+                {
+                    "part": "host",
+                    "id": row_id(trace, cell["capacity"], share, write_policy, cell["policy"]),
+                    **{"trace": trace, "host_share": share, "write_policy": write_policy, **cell},
+                    **saved(record),
+                    "seconds_saved": percent(record["seconds_saved"]),
+                    "written_gib": round(copied["written"] / 2**30, 2),
+                    "loaded_gib": round(copied["loaded"] / 2**30, 2),
+                    "measured": {"command": command.typed()},
+                }
+            )
     return rows
 
 

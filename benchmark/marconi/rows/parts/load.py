@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rows.cells import CELLS, listed_sizes
 from rows.part import Command, Found, Part
-from rows.parts.simulated import ONE_MEMORY, SHADOW_CODE, saved, simulate
+from rows.parts.simulated import ONE_MEMORY, SHADOW_CODE, in_cells, saved, simulate
 from rows.store import Row
 
 #: Sessions of the closed loop, and the mean seconds that each thinks: one request runs at a time.
@@ -36,31 +36,23 @@ def _rows(found: Found) -> list[Row]:
     rows: list[Row] = []
     for command in _commands():
         trace, order = command.out, command.words[command.words.index("--schedule") + 1]
-        runs = {
-            (record["memory_gib"], record["policy"]): record
-            for record in found.get(trace, ())
-            if record["schedule"] == order
-        }
-        for capacity, gib in CELLS[trace].items():
-            for policy, name in POLICIES.items():
-                record = runs.get((gib, policy))
-                if record is None:
-                    continue
-                load, ttft = record["load"], record["ttft_ms_modelled"]
-                cell = {"trace": trace, "capacity": capacity, "memory_gib": gib}
-                rows.append(
-                    {
-                        **{"part": "load", "id": f"load/{trace}/{capacity}/{order}/{name}", **cell},
-                        **{"schedule": order, "policy": name},
-                        **saved(record),
-                        "queue_length": load["queue_length"],
-                        "requests_per_second": load["requests_per_second"],
-                        "ttft_mean_s": round(ttft["mean"] / 1000, 4),
-                        "ttft_p95_s": round(ttft["p95"] / 1000, 4),
-                        "longest_wait_s": round(load["longest_wait_ms"] / 1000, 4),
-                        "measured": {"command": command.typed()},
-                    }
-                )
+        served = (one for one in found.get(trace, ()) if one["schedule"] == order)
+        for cell, record in in_cells(served, CELLS[trace], POLICIES):
+            load, ttft = record["load"], record["ttft_ms_modelled"]
+            rows.append(
+                {
+                    "part": "load",
+                    "id": f"load/{trace}/{cell['capacity']}/{order}/{cell['policy']}",
+                    **{"trace": trace, "schedule": order, **cell},
+                    **saved(record),
+                    "queue_length": load["queue_length"],
+                    "requests_per_second": load["requests_per_second"],
+                    "ttft_mean_s": round(ttft["mean"] / 1000, 4),
+                    "ttft_p95_s": round(ttft["p95"] / 1000, 4),
+                    "longest_wait_s": round(load["longest_wait_ms"] / 1000, 4),
+                    "measured": {"command": command.typed()},
+                }
+            )
     return rows
 
 

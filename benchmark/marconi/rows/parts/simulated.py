@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rows.cells import CELLS, MODEL, SIZES, cells, listed_sizes, size_id
@@ -90,6 +90,23 @@ def matching(
         and record["measure_from"] == measure_from
         and str(record["model"]).rpartition("/")[2] == model
     }
+
+
+def in_cells(
+    records: Iterable[Record], sizes: Mapping[str, float], policies: Mapping[str, str]
+) -> Iterator[tuple[dict[str, Any], Record]]:
+    """The runs of one set-up and trace, size by size, with what all rows say of a run's cell.
+
+    Args:
+        sizes: GiB by capacity.
+        policies: what rows call a policy of the lab.
+    """
+    runs = {(record["memory_gib"], record["policy"]): record for record in records}
+    for capacity, gib in sizes.items():
+        for policy, name in policies.items():
+            if (gib, policy) in runs:
+                cell = {"capacity": capacity, "memory_gib": gib, "policy": name}
+                yield cell, runs[gib, policy]
 
 
 def saved(record: Mapping[str, Any]) -> dict[str, float]:
