@@ -79,6 +79,22 @@ def test_it_says_that_the_rust_core_is_in_charge(model, capsys, words):
     assert status == 0 and "tree core: Rust" in out
 
 
+@pytest.mark.parametrize(
+    ("words", "is_said"),
+    [
+        (["3"], False),
+        (["1"], True),
+        (["3", "--marconi-evict-pools", "state"], True),
+        (["3", "--enable-session-radix-cache"], True),
+    ],
+)
+def test_it_says_whose_order_the_host_forgets_in(model, capsys, words, is_said):
+    hosted = ["--enable-hierarchical-cache", "--marconi-evict-policy", *words]
+    status, out, _ = examined(capsys, "--model-path", model, *hosted)
+    assert status == 0
+    assert ("limit: the host forgets in SGLang's own order" in out) is is_said
+
+
 def test_a_launch_that_is_refused_is_refused_here(model, capsys):
     status, _, err = examined(
         capsys, "--model-path", model, "--marconi-evict-policy", "3", "--disable-radix-cache"
