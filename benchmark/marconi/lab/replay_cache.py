@@ -48,7 +48,7 @@ class Replay:
 
     Args:
         tier: the host's memory below the cache; copies to and from it are done at once.
-        load_rate: bytes a second of a copy to the device.
+        copy_rate: bytes a second of a copy that is waited for.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class Replay:
         chunk_tokens: int = CHUNK_TOKENS,
         working_states: int = WORKING_STATES,
         tier: HostTier | None = None,
-        load_rate: float = 0.0,
+        copy_rate: float = 0.0,
     ) -> None:
         self.cache = cache
         self.tier = tier
-        self.load_rate = load_rate
+        self.copy_rate = copy_rate
+        self._waited_for = 0.0
         self.block_tokens = block_tokens
         self.chunk_tokens = chunk_tokens
         self.working_states = working_states
@@ -90,10 +91,22 @@ class Replay:
         run.finish()
         return run.served
 
-    def finish_copies(self) -> None:
-        """What is under way to the host and from it is there."""
-        if self.tier is not None:
-            self.tier.complete()
+    def finish_copies(self) -> float:
+        """What is under way to the host and from it is there; the seconds that were waited for it.
+
+        SGLang waits for what it loads, and under ``write_back`` for what it writes, whose place on
+        the device it needs.
+        """
+        tier = self.tier
+        if tier is None:
+            return 0.0
+        tier.complete()
+        cost = self.cache.cost
+        copied = tier.loaded.bytes(cost)
+        if tier.write_policy == "write_back":
+            copied += tier.written.bytes(cost)
+        before, self._waited_for = self._waited_for, copied
+        return (copied - before) / self.copy_rate
 
     # -- what a scheduler asks
 
@@ -318,16 +331,12 @@ class RequestRun:
     def _load(self, node: Any) -> None:
         """Copy from the host to the device what the request can resume at there."""
         replay, cache, before = self._replay, self._cache.cache, self.depth
-        tier = replay.tier
-        assert tier is not None
-        cost = self._cache.cost
-        loaded = tier.loaded.bytes(cost)
+        assert replay.tier is not None
         cache.load_back(node)
-        tier.complete()
+        self.served.copy_seconds += replay.finish_copies()
         cache.unlock(self._lock)
         self._resume(self._cache.look(self._prompt[: self._whole]))
         served, block = self.served, replay.block_tokens
-        served.load_seconds = (tier.loaded.bytes(cost) - loaded) / replay.load_rate
         served.loaded_tokens = (self.depth - before) * block
         served.hit_tokens = self.depth * block
 
@@ -367,7 +376,7 @@ class RequestRun:
             if fresh is None:
                 raise OutOfMemory
             self._kv = torch.cat([self._kv, fresh])
-        self._replay.finish_copies()
+        self.served.copy_seconds += self._replay.finish_copies()
 
     def _hold_states(self, count: int) -> None:
         slots = self._cache.alloc_state(count)
@@ -401,7 +410,7 @@ class RequestRun:
         self._node = result.last_device_node
         self._lock = cache.lock(self._node)
         self.depth = end
-        self._replay.finish_copies()
+        self.served.copy_seconds += self._replay.finish_copies()
         self._replay.ledger.admitted(self._chain[end - 1])
         admission = getattr(cache, "admission", None)
         if admission is not None:

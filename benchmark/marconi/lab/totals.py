@@ -43,7 +43,7 @@ class Totals:
     saved: float = 0
     needed: float = 0
     loaded_tokens: int = 0
-    load_seconds: float = 0.0
+    copy_seconds: float = 0.0
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     bins: dict[int, _Bin] = field(default_factory=dict)
     ttfts: list[float] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Totals:
         self.saved += self.cost.flops(0, served.hit_tokens)
         self.needed += self.cost.flops(0, served.input_tokens)
         self.loaded_tokens += served.loaded_tokens
-        self.load_seconds += served.load_seconds
+        self.copy_seconds += served.copy_seconds
         for reason in REASONS:
             self.lost[reason] += getattr(served.lost, reason) * self.block_tokens
         limit = next(limit for limit in LENGTH_BINS if served.input_tokens <= limit)
@@ -80,10 +80,10 @@ class Totals:
         self.spread.add(served)
 
     def _seconds_saved(self) -> float:
-        """Of the seconds of all prefills, what was saved, those of copies from the host paid."""
+        """Of the seconds of all prefills, what was saved, with copies paid that are waited for."""
         if not self.needed:
             return 0.0
-        paid = self.load_seconds * self.flops_per_second
+        paid = self.copy_seconds * self.flops_per_second
         return (self.saved - paid) / self.needed
 
     def as_row(self) -> dict[str, Any]:

@@ -58,5 +58,5 @@ def open_world(spec: RunSpec, context: PolicyContext) -> Iterator[ServerWorld]:
             pools = (int(host.share * cache.kv_tokens), int(host.share * cache.state_slots))
             tier = HostTier(cache, *pools, host.write_policy)
         rate = 0.0 if host is None else host.bytes_per_second
-        yield ServerWorld(Replay(cache, spec.block, tier=tier, load_rate=rate), spec, stats)
+        yield ServerWorld(Replay(cache, spec.block, tier=tier, copy_rate=rate), spec, stats)
         cache.cache.sanity_check()

@@ -18,6 +18,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     CLASS_PRIOR_WEIGHT,
     COHORT_TICKS,
     FIRST_AGES,
+    FORESEEN,
     LEVELS,
     MEMORY,
     PRIOR,
@@ -29,7 +30,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     level_of,
     prefix_class,
 )
-from sglang.srt.mem_cache.marconi.eviction.value.policy import ValuePolicy
+from sglang.srt.mem_cache.marconi.eviction.value.policy import FLOPS_A_BYTE, ValuePolicy
 from sglang.srt.mem_cache.marconi.eviction.value.queues import _first_since
 from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, Pool
@@ -73,6 +74,50 @@ def test_levels_double():
 
 
 RESUMABLE = prefix_class(Role.RESUMABLE)
+
+
+def test_a_later_use_comes_at_one_of_the_next_levels():
+    odds = ReuseOdds()
+    for level in range(LEVELS - 1):
+        for number in range(200):
+            odds.reached(RESUMABLE, level)
+            if number < 10 * (level % 3):
+                odds.used(RESUMABLE, level)
+    odds.renew()
+    for level in (0, 3, LEVELS - 3):
+        unused = 1.0
+        for ahead in range(level, min(level + FORESEEN, LEVELS)):
+            unused *= 1 - odds.chance(RESUMABLE, ahead)
+        assert odds.ever(RESUMABLE, level) == pytest.approx(1 - unused)
+
+
+class HeavyCost(LinearCost):
+    """Tokens take so long that five are worth the copy of a state, if one in twenty is used."""
+
+    def flops(self, start: int, end: int) -> float:
+        return 300_000.0 * (end - start)
+
+
+def test_a_copy_is_worth_it_where_a_use_is_likely():
+    assert 1 / 30 < FLOPS_A_BYTE * HeavyCost.state_bytes / HeavyCost().flops(0, 5) < 1 / 20
+    policy = ValuePolicy(HeavyCost())
+    policy.order_host()
+    tail, above = prefix(1), prefix(2, children=1, is_leaf=False, reuse_from=95)
+    dead = prefix(3, has_state=False)
+    leads_on = prefix(4, children=1)
+    for one in (tail, above, dead, leads_on):
+        policy.on_insert(one, 1)
+    worth = {one.id: policy.is_worth_backup(one) for one in (tail, above, dead, leads_on)}
+    assert worth == {1: True, 2: False, 3: False, 4: True}
+    superseded = prefix_class(Role.SUPERSEDED)
+    for _ in range(400):
+        policy.odds.reached(superseded, 0)
+        policy.odds.used(superseded, 0)
+    policy.odds.renew()
+    assert policy.is_worth_backup(above), "agents here go on from what they had superseded"
+    fast = ValuePolicy(LinearCost())
+    fast.on_insert(tail, 1)
+    assert not fast.is_worth_backup(tail), "it is computed faster than copied"
 
 
 @pytest.mark.parametrize("role", Role)

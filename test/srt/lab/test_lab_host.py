@@ -52,7 +52,11 @@ def test_more_comes_back_from_a_larger_host_and_policy_1_is_stock(trace, capsys,
         assert value["fallbacks_to_lru"] == 0
         saved[share] = stock["flops_saved"]
         assert 0 < stock["loaded_tokens"] * 24576 <= stock["copied_bytes"]["loaded"]
-        assert stock["flops_saved"] - 0.05 < stock["seconds_saved"] < stock["flops_saved"]
+        lost = {row["policy"]: row["flops_saved"] - row["seconds_saved"] for row in (stock, value)}
+        assert 0 < lost["lru"] < (0.2 if write_policy == "write_back" else 0.05)
+        if write_policy == "write_back":
+            assert value["copied_bytes"]["written"] < stock["copied_bytes"]["written"] / 2
+            assert lost["server:3"] < lost["lru"], "nobody waits for copies of no use"
     (alone,) = rows(capsys, trace, "--policy", "lru")
     assert alone["copied_bytes"] is None
     assert alone["seconds_saved"] == alone["flops_saved"] < saved["0.5"] < saved["100"]
@@ -69,32 +73,47 @@ def test_bad_options_are_refused(trace):
 
 
 @pytest.fixture
-def hosted() -> Iterator[Replay]:
+def hosted(request: pytest.FixtureRequest) -> Iterator[Replay]:
     with server_context(chunk=1):
-        cpu = CpuCache(3, cost=BlockCost(COST, BLOCK), lower_tier=LowerTier.HOST)
-        tier = HostTier(cpu, 1000, 100, "write_through")
-        yield Replay(cpu, BLOCK, tier=tier, load_rate=100.0)
+        cpu = CpuCache(1, cost=BlockCost(COST, BLOCK), lower_tier=LowerTier.HOST)
+        tier = HostTier(cpu, 1000, 100, request.param)
+        yield Replay(cpu, BLOCK, tier=tier, copy_rate=100.0)
         cpu.cache.sanity_check()
 
 
+def serve(replay: Replay, session: int, tokens: int) -> float:
+    """Seconds until the first token of a request served alone; a token takes a second."""
+    blocks = range(1000 * session, 1000 * session + tokens // BLOCK)
+    scheduler = Scheduler(
+        *(replay, COST, ServiceTimes(prefill_flops_per_second=10, decode_seconds_per_token=0)),
+        running=1,
+        schedule=SCHEDULES["fcfs"],
+        block=BLOCK,
+    )
+    arrivals = TraceArrivals([Request(0.0, None, tokens, 1, tuple(blocks), ())])
+    (served,) = scheduler.serve(arrivals)
+    assert served.served and served.ttft_seconds is not None
+    return served.ttft_seconds
+
+
+@pytest.mark.parametrize("hosted", ["write_through"], indirect=True)
 def test_a_request_waits_for_what_is_loaded(hosted: Replay):
-    """Four blocks of 64 tokens and a state, at 100 bytes a second; a token takes a second."""
-
-    def request(tokens: int) -> Request:
-        return Request(0.0, None, tokens, 1, tuple(range(tokens // BLOCK)), ())
-
-    def ttft(tokens: int) -> float:
-        service = ServiceTimes(prefill_flops_per_second=10, decode_seconds_per_token=0)
-        scheduler = Scheduler(
-            *(hosted, COST, service), running=1, schedule=SCHEDULES["fcfs"], block=BLOCK
-        )
-        (served,) = scheduler.serve(TraceArrivals([request(tokens)]))
-        assert served.served and served.ttft_seconds is not None
-        return served.ttft_seconds
-
-    assert ttft(256) == 256
+    """Four blocks of 64 tokens and a state, at 100 bytes a second."""
+    assert serve(hosted, 0, 256) == 256
     hosted.cache.cache.evict(EvictParams(num_tokens=100, mamba_num=100))
     assert hosted.cache.allocator.available_size() == 512
     bytes_loaded = 4 * BLOCK * 16 + 1600
-    assert ttft(320) == 64 + bytes_loaded / 100
-    assert ttft(320 + 64) == 64
+    assert serve(hosted, 0, 320) == 64 + bytes_loaded / 100
+    assert serve(hosted, 0, 320 + 64) == 64
+
+
+@pytest.mark.parametrize("hosted", ["write_back", "write_through"], indirect=True)
+def test_who_needs_the_place_waits_for_what_is_written_back(hosted: Replay):
+    """Under ``write_through`` it was copied before, and nobody waited."""
+    serve(hosted, 0, 256)
+    tier, tokens = hosted.tier, BLOCK * (int(hosted.cache.allocator.available_size()) + 1)
+    assert tier is not None
+    assert (tier.written.kv == 0) == (tier.write_policy == "write_back")
+    waited = serve(hosted, 1, tokens) - tokens
+    written_back = 4 * BLOCK * 16 + 1600
+    assert waited == pytest.approx(written_back / 100 if tier.write_policy == "write_back" else 0)

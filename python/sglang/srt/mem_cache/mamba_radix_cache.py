@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
+from sglang.srt.mem_cache.mamba_radix.backups import is_worth_backup
 from sglang.srt.mem_cache.mamba_radix.client_hints import ClientHints
 from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
 from sglang.srt.mem_cache.mamba_radix.host_order import HOST_ORDERED, HostOrder
@@ -126,6 +127,18 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         evicted: int = super().evict_host(count, component_type)
         return evicted
 
+    def is_worth_backup(self, node: UnifiedTreeNode) -> bool:
+        """Whether what is about to leave the device under ``write_back`` is copied to the host."""
+        if self._host_order is None:
+            return True
+        try:
+            worth = is_worth_backup(self.view, node)
+        except Exception as error:
+            self.count_error("weighing a backup", error)
+            return True
+        self.stats.backups_skipped += not worth
+        return worth
+
     @rank_consensus(same_params=True, same_results=True)  # type: ignore[untyped-decorator]
     def _evict_across(self, params: EvictParams) -> EvictResult:
         self._was_short = True
@@ -224,8 +237,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         Raises:
             RuntimeError: an event of the tree was lost.
         """
-        if not self.view.is_sound:
-            raise RuntimeError("an event of the tree was lost, and the view is not built anew yet")
+        self.view.require_sound()
         return self.view.victim(pool, excluding=excluding)
 
     def end_walk(self) -> None:

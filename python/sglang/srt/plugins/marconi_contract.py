@@ -305,6 +305,7 @@ sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore
     override _is_device_leaf(self, node)
     override _update_evictable_leaf_sets(self, node)
     override _remove_leaf_from_parent(self, node)
+    override evict_device_next_node(self, component_type, tracker)
     override evict_device_leaf(self, node_id, is_write_back)
     override drop_subtree_no_host(self, node_id)
     override commit_hicache_transfers(self, node_id, phase, comp_xfers, *, cache_actions,
@@ -444,6 +445,13 @@ sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache
     call update_eviction_metrics(self, num_evicted, start_time)
 sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     read is_write_back
+
+# mem_cache/mamba_radix/backups.py: the host gets copies that are worth nothing
+sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.EvictDeviceLeafResult
+    call (self, device_frees=..., host_frees=..., tracker=..., cache_actions=..., backup_kv=None,
+        unbacked_tokens=0)
+sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.DropSubtreeNoHostResult
+    read device_frees, host_frees, tracker, cache_actions
 
 # mem_cache/mamba_radix/rust_core/hosted_tree.py: the view does not know what lies on the host
 sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore

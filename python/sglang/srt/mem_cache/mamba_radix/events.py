@@ -96,6 +96,9 @@ class TreeEvents(Protocol):
             Exception: scoring failed, or an event was lost; the caller falls back to LRU.
         """
 
+    def is_worth_backup(self, node: Any) -> bool:
+        """Whether ``node``, which is about to leave the device, is copied to the host before."""
+
     def end_walk(self) -> None:
         """No more victims are asked for."""
 

@@ -120,8 +120,7 @@ class HostOrder:
     def _lock_what_stays(self) -> None:
         """Lock what came to lie on the host alone, and unlock what no longer does."""
         cache = self._cache
-        if not cache.view.is_sound:
-            raise RuntimeError("an event of the tree was lost, and the view is not built anew yet")
+        cache.view.require_sound()
         cache.view.refresh()
         if self._policy is not cache.policy:
             # The tree was learnt anew, and what moved meanwhile is unknown.

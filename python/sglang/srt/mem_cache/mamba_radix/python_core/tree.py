@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix.admission import GivingMambaComponent
+from sglang.srt.mem_cache.mamba_radix.backups import as_evicted_leaf
 from sglang.srt.mem_cache.mamba_radix.events import HostCache, TreeEvents, Walk
 from sglang.srt.mem_cache.mamba_radix.lru_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.mamba_radix.python_core.key import plain_key
@@ -154,6 +155,13 @@ class MambaRadixTreeCore(UnifiedTreeCore):
         if not isinstance(walk, SingleVictim):
             self.cache.end_walk()
 
+    def evict_device_next_node(self, component_type: ComponentType, tracker: Any) -> Any:
+        step = super().evict_device_next_node(component_type, tracker)
+        id = step.mamba_backup_node_id
+        if id is None or self.cache.is_worth_backup(self.node_by_id(id)):
+            return step
+        return self.finish_mamba_state_eviction(id)
+
     # -- stock's own order of KV leaves
 
     def lru_walk(self) -> LeafOrder | None:
@@ -189,7 +197,12 @@ class MambaRadixTreeCore(UnifiedTreeCore):
             self.cache.report(self.cache.view.state_came_or_went, node)
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
-        self.cache.report(self.cache.leaving_device, self.node_by_id(node_id))
+        node = self.node_by_id(node_id)
+        if is_write_back and not node.backuped and not self.cache.is_worth_backup(node):
+            dropped = self.drop_subtree_no_host(node_id)
+            if dropped.is_dropped:
+                return as_evicted_leaf(dropped)
+        self.cache.report(self.cache.leaving_device, node)
         return super().evict_device_leaf(node_id, is_write_back)
 
     def drop_subtree_no_host(self, node_id: int) -> Any:

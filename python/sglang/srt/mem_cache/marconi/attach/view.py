@@ -230,6 +230,15 @@ class TreeView:
             notes.depth = depth
         return depth
 
+    def require_sound(self) -> None:
+        """Refuse to answer for a tree of which an event was lost.
+
+        Raises:
+            RuntimeError: one was, and the view was not built anew since.
+        """
+        if not self.is_sound:
+            raise RuntimeError("an event of the tree was lost, and the view is not built anew yet")
+
     def report_left(self) -> None:
         """Report to the policy what left the tree."""
         while self._left:

@@ -92,6 +92,9 @@ class HostOrderer(Protocol):
     def order_host(self) -> None:
         """Do so, from the first event on: ``victim`` is asked about the host's pools then."""
 
+    def is_worth_backup(self, prefix: CachedPrefix) -> bool:
+        """Whether the host is to have a copy of a prefix that is about to leave the device."""
+
 
 @runtime_checkable
 class LookObserver(Protocol):

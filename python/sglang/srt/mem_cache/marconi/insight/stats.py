@@ -137,8 +137,9 @@ class MarconiStats:
     both evicted the same. ``states_taken_back`` counts states that judicious admission did not
     leave in the tree, which are no victims, and ``prefill_cuts`` the forwards that it ended at
     a branch point. ``adoptions`` counts changes of the weight; what it says of the tuner
-    only the rank that has it counts. ``eff_weight`` is the weight in force, 0 under LRU. Keys of
-    ``hints`` are what was said of what follows a request, and "malformed".
+    only the rank that has it counts. ``backups_skipped`` counts what left the device under
+    ``write_back`` and was not worth a copy on the host. ``eff_weight`` is the weight in force, 0
+    under LRU. Keys of ``hints`` are what was said of what follows a request, and "malformed".
     """
 
     cost: CostModel
@@ -150,6 +151,7 @@ class MarconiStats:
     flops_needed: float = 0.0
     states_taken_back: int = 0
     prefill_cuts: int = 0
+    backups_skipped: int = 0
     errors: int = 0
     view_rebuilds: int = 0
     tuner_answers: int = 0
@@ -241,6 +243,7 @@ class MarconiStats:
             "states_evicted": self.states_evicted,
             "states_taken_back": self.states_taken_back,
             "prefill_cuts": self.prefill_cuts,
+            "backups_skipped": self.backups_skipped,
             "victim_digest": self.victim_digest.hex(),
             "victims": {
                 f"{pool}:{kind}": count for (pool, kind), count in sorted(self.victims.items())

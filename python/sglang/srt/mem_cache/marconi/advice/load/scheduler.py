@@ -268,9 +268,10 @@ class Scheduler:
     # -- what runs
 
     def _prefill(self, batch: list[tuple[Run, int]]) -> None:
-        computing, flops, loading = [], 0.0, 0.0
+        computing, flops, copying = [], 0.0, 0.0
         before, self._unfinished = self._unfinished, []
         for run, limit in batch:
+            waited = run.served.copy_seconds if run in before else 0.0
             try:
                 chunk = run.next_chunk(limit)
             except OutOfMemory:
@@ -279,12 +280,11 @@ class Scheduler:
             assert chunk is not None
             flops += self._cost.flops(*chunk)
             self._prefilled += chunk[1] - chunk[0]
-            if run not in before:
-                loading += run.served.load_seconds
+            copying += run.served.copy_seconds - waited
             computing.append(run)
         if computing:
             seconds = self._service.batch_seconds + flops / self._service.prefill_flops_per_second
-            seconds += loading
+            seconds += copying
             self._busy = self.now + seconds, lambda: self._end_batch(computing)
 
     def _end_batch(self, computing: list[Run]) -> None:

@@ -37,7 +37,7 @@ class Served:
     Attributes:
         served: ``False`` where the request did not fit even alone.
         loaded_tokens: of ``hit_tokens``, those that the host had and the device not.
-        load_seconds: that it waited for copies from the host.
+        copy_seconds: that it, or who was served beside it, waited for copies to and from the host.
         lost: blocks seen before that had to be computed again, where somebody counts them.
         index: the request's place in the trace, counted from 0.
         ttft_seconds: modelled time to the first token, the wait included; ``None`` where time is
@@ -58,4 +58,4 @@ class Served:
     ended_seconds: float | None = None
     session: str | None = None
     loaded_tokens: int = 0
-    load_seconds: float = 0.0
+    copy_seconds: float = 0.0

@@ -106,6 +106,8 @@ ENDED_WEIGHT = 8.0
 SHARE_WEIGHT = 2.0
 #: Standard deviations by which uses must differ from those expected, for a hint to tell anything.
 TELLING = 2.5
+#: Doublings of its age within which a prefix is used again, if it is worth waiting for.
+FORESEEN = 8
 #: Where fewer uses are expected, nothing can be found.
 FEWEST_USES = 0.01
 #: The evidence on a hint is halved, at a level, when so many uses were expected.
@@ -239,6 +241,13 @@ class ReuseOdds:
             return chance
         return min(chance * self._shares_of(kind)[level], MOST_CHANCE)
 
+    def ever(self, kind: PrefixClass, level: int) -> float:
+        """Probability that a prefix that came to ``level`` is used within ``FORESEEN`` levels."""
+        unused = 1.0
+        for chance in self._hinted_chances(kind)[level : level + FORESEEN]:
+            unused *= 1 - chance
+        return 1 - unused
+
     def telling(self, kind: PrefixClass) -> PrefixClass:
         """The class that has the same chances, until ``renew``, and no hint that tells nothing."""
         if kind.hint is None:
@@ -329,16 +338,18 @@ class ReuseOdds:
 
     def _rates_of(self, kind: PrefixClass) -> list[float]:
         """The rates at the ages at which levels begin, and at the end of the last."""
-        chances = self._chances_of(kind.unhinted)
-        if self._found:
-            shares = self._shares(kind)
-            chances = [
-                min(chance * share, MOST_CHANCE)
-                for chance, share in zip(chances, shares, strict=True)
-            ]
+        chances = self._hinted_chances(kind)
         within = [_best_rate(chances, level) for level in range(LEVELS)]
         between = [sqrt(before * after) for before, after in pairwise(within)]
         return [within[0], *between, within[-1]]
+
+    def _hinted_chances(self, kind: PrefixClass) -> list[float]:
+        """By level, until ``renew``, with what was said."""
+        chances = self._chances_of(kind.unhinted)
+        if not self._found:
+            return chances
+        shares = self._shares(kind)
+        return [min(of * share, MOST_CHANCE) for of, share in zip(chances, shares, strict=True)]
 
     def _of(self, kind: PrefixClass) -> tuple[_Counts, ...]:
         counts = self._classes.get(kind)

@@ -36,6 +36,8 @@ EVICTED_A_PREFIX, FEWEST_EVICTED = 4, 1024
 MOST_HITS = 32
 #: Likewise of hints; they are taken in late so that those that tell nothing change nothing.
 MOST_HINTS = 64
+#: FLOPs of a prefill in the time that a byte takes between device and host: 400 TFLOP/s by 50 GB/s.
+FLOPS_A_BYTE = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,29 @@ class ValuePolicy:
         if expected is None or (lowest is not None and self._goes_before(lowest, expected)):
             return None if lowest is None else lowest.prefix
         return expected.prefix
+
+    def is_worth_backup(self, prefix: CachedPrefix) -> bool:
+        """Whether the host is to have a copy of what leaves the device.
+
+        It is copied once, and once more should a request come back for it, which then saves all but
+        that of what computing it again takes. KV that no state ends, with nothing below it, saves
+        nothing.
+        """
+        if prefix.is_leaf and prefix.children:
+            # What lies below it on the host is of no use without its KV.
+            return True
+        if not prefix.state_survives:
+            return False
+        self._count_hits()
+        watched = self._watched.get(prefix.id)
+        if watched is None:
+            return True
+        copied = self._cost.state_bytes
+        if prefix.is_leaf:
+            copied += self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
+        price = FLOPS_A_BYTE * copied
+        odds = self.odds.ever(watched.kind, level_of(self._now - watched.stamp))
+        return odds * (self._flops(prefix) - price) > price
 
     def explain(self, prefix: CachedPrefix, pool: AnyPool) -> Worth:
         """Why ``prefix`` goes when it does, if ``pool`` is short."""
