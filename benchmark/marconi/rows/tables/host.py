@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rows.cells import CELLS
-from rows.parts.host import CAPACITIES, POLICIES, SHARES, WRITE_POLICIES, row_id
+from rows.parts.host import CAPACITIES, CLAIRVOYANT, POLICIES, SHARES, WRITE_POLICIES, row_id
 from rows.store import Rows
 from rows.tables.common import markdown, memory, numbers, of_part, optional
 
@@ -31,13 +31,15 @@ def saved(rows: Rows) -> str:
                         for policy, id in ids.items()
                     }
                     line += numbers(values, values)
+                bound = rows.by_id.get(row_id(trace, capacity, share, "none", CLAIRVOYANT))
+                line += numbers({CLAIRVOYANT: optional(bound, "seconds_saved")})
                 lines.append(line)
     titles = [
         f"`{write_policy}`: {_TITLES[policy]}"
         for write_policy in WRITE_POLICIES
         for policy in POLICIES.values()
     ]
-    return markdown(["trace", "memory", "host", *titles], lines, words=3)
+    return markdown(["trace", "memory", "host", *titles, "clairvoyant"], lines, words=3)
 
 
 def copied(rows: Rows) -> str:
