@@ -165,6 +165,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     server.add_argument("--speed", type=float, default=1.0, help="the trace's clock runs faster")
     server.add_argument("--prefill-tflops", type=float, default=400.0, help="TFLOP/s sustained")
     server.add_argument("--prefill-ms", type=float, default=0.0, help="more for each prefill batch")
+    server.add_argument(
+        "--attention-time",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="seconds that a FLOP of attention takes, to one of other layers",
+    )
     server.add_argument("--decode-ms-per-token", type=float, default=20.0)
 
     runs = parser.add_argument_group("how to run")
@@ -183,6 +190,7 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
         ValueError: options that are missing or contradict each other.
     """
     active = _active(options)
+    _check_positive("--attention-time", options.attention_time)
     for trace in options.trace:
         base = RunSpec(
             trace=trace,
@@ -202,6 +210,7 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
                 options.decode_ms_per_token / 1000,
                 options.speed,
                 options.prefill_ms / 1000,
+                options.attention_time,
             ),
             active=active,
             think_seconds=options.think,
@@ -225,10 +234,14 @@ def plan(options: argparse.Namespace) -> Iterator[RunSpec]:
 def _host(options: argparse.Namespace) -> HostSpec | None:
     if options.host_share is None:
         return None
-    for flag, value in (("--host-share", options.host_share), ("--host-gbps", options.host_gbps)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{flag} is {value}; allowed are finite numbers above 0")
+    _check_positive("--host-share", options.host_share)
+    _check_positive("--host-gbps", options.host_gbps)
     return HostSpec(options.host_share, options.host_write_policy, options.host_gbps * 1e9)
+
+
+def _check_positive(flag: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{flag} is {value}; allowed are finite numbers above 0")
 
 
 def _active(options: argparse.Namespace) -> int | None:

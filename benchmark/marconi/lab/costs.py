@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from sglang.srt.marconi_utils import (
@@ -34,6 +34,19 @@ def load_cost(model: str) -> ModelCost:
     if set(config) == set(_SHAPE):
         return SeedCost(**config).as_model_cost(path.stem)
     return cost_from_config(config, name=path.stem)
+
+
+def in_time(cost: ModelCost, attention_time: float) -> ModelCost:
+    """The same cost with FLOPs counted by the time that they take, of which others take one each.
+
+    Args:
+        attention_time: of a FLOP of attention.
+    """
+    windows = tuple(
+        replace(term, flops_per_pair=round(term.flops_per_pair * attention_time))
+        for term in cost.windows
+    )
+    return replace(cost, b=round(cost.b * attention_time), windows=windows)
 
 
 def paper_shape(model: str) -> SeedCost:

@@ -12,7 +12,7 @@ from sglang.srt.mem_cache.marconi.advice.load.served import Served
 from traces import Request
 
 from lab.arrivals import ClosedArrivals
-from lab.costs import load_cost
+from lab.costs import in_time, load_cost
 from lab.spec import RunSpec
 
 
@@ -29,7 +29,7 @@ def serve_loaded(spec: RunSpec, cache: Server, requests: Iterable[Request]) -> I
         return _alone(cache, requests)
     scheduler = Scheduler(
         cache,
-        load_cost(spec.model),
+        in_time(load_cost(spec.model), spec.service.attention_time),
         spec.service,
         running=spec.concurrency,
         schedule=SCHEDULES[spec.schedule],

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from traces import Request
 
 from lab.bases import BASES
-from lab.costs import load_cost
+from lab.costs import in_time, load_cost
 from lab.hints import check_hints, hinted
 from lab.paper_world import paper_config, simulate_paper
 from lab.served import BlockCost
@@ -28,6 +28,7 @@ def policy_context(spec: RunSpec, cost: ModelCost) -> PolicyContext:
     """What a policy may know before the first request."""
     return PolicyContext(
         cost=BlockCost(cost, spec.block),
+        seconds=BlockCost(in_time(cost, spec.service.attention_time), spec.block),
         block_tokens=spec.block,
         kv_tokens=spec.kv_tokens // spec.block,
         state_slots=spec.state_slots,
@@ -124,7 +125,7 @@ def simulate(spec: RunSpec, *, progress: bool = False) -> dict[str, Any]:
         cost,
         spec.block,
         first=spec.first_measured(),
-        flops_per_second=spec.service.prefill_flops_per_second,
+        service=spec.service,
     )
     requests = spec.requests()
     with BASES[spec.base].load().open_world(spec, policy_context(spec, cost)) as world:

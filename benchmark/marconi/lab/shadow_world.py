@@ -57,7 +57,7 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
     started = time.perf_counter()
     cache = shadow_cache(spec, context)
     cost = load_cost(spec.model)
-    totals = Totals(cost, spec.block, first=spec.first_measured())
+    totals = Totals(cost, spec.block, first=spec.first_measured(), service=spec.service)
     requests = spec.requests()
     world = ShadowWorld(cache, spec.block, ledger=spec.ledger)
     for served in serve_loaded(spec, world, hinted(requests, spec)):

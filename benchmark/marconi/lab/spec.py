@@ -112,6 +112,8 @@ class RunSpec:
                 del values[name]
         if not values["service"]["batch_seconds"]:
             del values["service"]["batch_seconds"]
+        if values["service"]["attention_time"] == 1:
+            del values["service"]["attention_time"]
         if self.concurrency is not None:
             # Requests of one prefill batch were not served together before.
             values["batches"] = True

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.advice.load.served import Served
+from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 
+from lab.costs import in_time
 from lab.spread import Spread
 
 REASONS = ("state_evicted", "kv_evicted", "never_admitted")
@@ -30,7 +32,7 @@ class Totals:
 
     Attributes:
         first: requests of the trace before it are passed over.
-        flops_per_second: of a prefill, by which seconds are modelled.
+        service: how long a prefill takes.
     """
 
     cost: ModelCost
@@ -42,6 +44,8 @@ class Totals:
     hit_tokens: int = 0
     saved: float = 0
     needed: float = 0
+    time_saved: float = 0
+    time_needed: float = 0
     loaded_tokens: int = 0
     copy_seconds: float = 0.0
     lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
@@ -49,10 +53,11 @@ class Totals:
     ttfts: list[float] = field(default_factory=list)
     load: Load = field(default_factory=lambda: Load())
     first: int = 0
-    flops_per_second: float = 4e14
+    service: ServiceTimes = field(default_factory=ServiceTimes)
 
     def __post_init__(self) -> None:
         self.spread = Spread(self.cost)
+        self._in_time = in_time(self.cost, self.service.attention_time)
 
     def add(self, served: Served) -> None:
         """Count one request in."""
@@ -65,6 +70,8 @@ class Totals:
         self.hit_tokens += served.hit_tokens
         self.saved += self.cost.flops(0, served.hit_tokens)
         self.needed += self.cost.flops(0, served.input_tokens)
+        self.time_saved += self._in_time.flops(0, served.hit_tokens)
+        self.time_needed += self._in_time.flops(0, served.input_tokens)
         self.loaded_tokens += served.loaded_tokens
         self.copy_seconds += served.copy_seconds
         for reason in REASONS:
@@ -81,10 +88,10 @@ class Totals:
 
     def _seconds_saved(self) -> float:
         """Of the seconds of all prefills, what was saved, with copies paid that are waited for."""
-        if not self.needed:
+        if not self.time_needed:
             return 0.0
-        paid = self.copy_seconds * self.flops_per_second
-        return (self.saved - paid) / self.needed
+        paid = self.copy_seconds * self.service.prefill_flops_per_second
+        return (self.time_saved - paid) / self.time_needed
 
     def as_row(self) -> dict[str, Any]:
         """The part of a result row that requests determine.

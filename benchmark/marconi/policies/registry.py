@@ -34,6 +34,8 @@ class PolicyContext:
         elastic: KV and states share one budget of bytes.
         chained: the cache names a block by the hash of all up to it, as
             :func:`lab.losses.chain_hashes` makes it, modulo 2^64.
+        seconds: ``cost`` with FLOPs by the time that the run's model says they take; ``None``: they
+            take the same.
     """
 
     cost: CostModel
@@ -45,6 +47,7 @@ class PolicyContext:
     running: int = 1
     elastic: bool = False
     chained: bool = False
+    seconds: CostModel | None = None
 
     def named(self, ids: Sequence[int]) -> tuple[int, ...]:
         """The blocks of a prompt as the cache names them."""

@@ -101,12 +101,17 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
 
 @policy_family(
     "value[:WITHOUT]",
-    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-hints, no-cost, state",
+    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-hints, no-cost, state; "
+    "value:seconds weighs FLOPs by the time that the run's model says they take",
 )
 def value(arguments: PolicyArguments) -> Recipe:
     without = arguments.text()
     if without is None:
         return lambda context: CacheArguments(ValuePolicy(context.cost, shared=context.elastic))
+    if without == "seconds":
+        return lambda context: CacheArguments(
+            ValuePolicy(context.seconds or context.cost, shared=context.elastic)
+        )
     if without not in ABLATIONS:
-        raise arguments.error(f"WITHOUT one of {', '.join(ABLATIONS)}")
+        raise arguments.error(f"WITHOUT one of {', '.join(ABLATIONS)}, seconds")
     return lambda context: CacheArguments(ABLATIONS[without](context.cost, context.elastic))

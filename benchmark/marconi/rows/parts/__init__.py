@@ -9,6 +9,7 @@ from rows.parts.listed import LISTED
 from rows.parts.live import DEMO, LIVE_AGENTS, LIVE_CHATS
 from rows.parts.load import LOAD
 from rows.parts.matrix import MATRIX
+from rows.parts.seconds import SECONDS
 from rows.parts.simulated import ADMISSION, BY_MEMORY, FORK, MODELS, POLICIES, UNIFIED
 from rows.parts.timed import (
     BUSY_SERVER,
@@ -33,6 +34,7 @@ PARTS: dict[str, Part] = {
         LOAD,
         HINTS,
         HOST,
+        SECONDS,
         STAIRCASE,
         TREE_SPEED,
         CANDIDATES_SPEED,

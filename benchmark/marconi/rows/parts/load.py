@@ -21,14 +21,22 @@ POLICIES = {"lru": "lru", "value:no-queue": "policy-3-no-queue", "value": "polic
 REQUESTS = 1500
 
 
+def closed_loop(trace: str, order: str) -> tuple[str, ...]:
+    """What makes a server of 200 TFLOP/s and a closed loop of clients, in an order of service."""
+    active, think = LOOPS[trace]
+    return (
+        *("--running", "1", "--schedule", order),
+        *("--arrivals", "closed", "--active", str(active), "--think", think),
+        *("--prefill-tflops", "200", "--prefill-ms", "20", "--decode-ms-per-token", "0"),
+    )
+
+
 def _commands() -> Iterator[Command]:
-    for trace, (active, think) in LOOPS.items():
+    for trace in LOOPS:
         for order in ORDERS:
             yield simulate(
                 *(trace, listed_sizes(CELLS[trace]), list(POLICIES), *ONE_MEMORY),
-                *("--limit", str(REQUESTS), "--running", "1", "--schedule", order),
-                *("--arrivals", "closed", "--active", str(active), "--think", think),
-                *("--prefill-tflops", "200", "--prefill-ms", "20", "--decode-ms-per-token", "0"),
+                *("--limit", str(REQUESTS), *closed_loop(trace, order)),
             )
 
 

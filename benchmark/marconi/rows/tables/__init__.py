@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rows.store import Rows
-from rows.tables import hints, host, lab, listed, live, load, matrix
+from rows.tables import hints, host, lab, listed, live, load, matrix, seconds
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "policies": lab.policies,
@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "staircase": lab.staircase,
     "fork": lab.fork,
     "host-saved": host.saved,
+    "seconds": seconds.weighed,
     "host-copied": host.copied,
     "load-policies": load.policies,
     "load-orders": load.orders,
