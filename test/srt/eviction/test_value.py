@@ -120,6 +120,17 @@ def test_a_copy_is_worth_it_where_a_use_is_likely():
     assert not fast.is_worth_backup(tail), "it is computed faster than copied"
 
 
+def test_where_ranks_share_the_flops_a_copy_takes_more_of_them():
+    worth = {}
+    for ranks in (1, 40):
+        policy = ValuePolicy(HeavyCost())
+        policy.order_host(ranks)
+        tail = prefix(1)
+        policy.on_insert(tail, 1)
+        worth[ranks] = policy.is_worth_backup(tail)
+    assert worth == {1: True, 40: False}
+
+
 @pytest.mark.parametrize("role", Role)
 def test_without_evidence_value_falls_with_age(role):
     odds = ReuseOdds()

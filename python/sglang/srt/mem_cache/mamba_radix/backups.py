@@ -14,12 +14,10 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import Evict
 
 
 def is_worth_backup(view: TreeView, node: Any) -> bool:
-    """Whether the policy wants a copy of ``node`` on the host, which has none yet.
-
-    Raises:
-        RuntimeError: an event of the tree was lost.
-    """
-    view.require_sound()
+    """Whether the policy wants a copy of ``node`` on the host, which has none yet."""
+    if not view.is_sound:
+        # Who asked for the eviction has counted that.
+        return True
     view.refresh()
     assert isinstance(view.policy, HostOrderer)
     return view.policy.is_worth_backup(view.prefix(node))

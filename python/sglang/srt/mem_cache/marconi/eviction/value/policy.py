@@ -36,7 +36,8 @@ EVICTED_A_PREFIX, FEWEST_EVICTED = 4, 1024
 MOST_HITS = 32
 #: Likewise of hints; they are taken in late so that those that tell nothing change nothing.
 MOST_HINTS = 64
-#: FLOPs of a prefill in the time that a byte takes between device and host: 400 TFLOP/s by 50 GB/s.
+#: FLOPs of a prefill, on one rank, in the time that a byte takes between its device and the host:
+#: 400 TFLOP/s by 50 GB/s.
 FLOPS_A_BYTE = 8000
 
 
@@ -120,15 +121,17 @@ class ValuePolicy:
             pool: Expectations() for pool in self._queues
         }
         self.orders_host = False
+        self._flops_a_byte = FLOPS_A_BYTE
         self._hits: deque[tuple[CachedPrefix, Role, int]] = deque()
         self._unplaced: dict[int, CachedPrefix] = {}
         self._hints: OrderedDict[int, Hint] = OrderedDict()
         self._now = 0
         self._renewed = 0
 
-    def order_host(self) -> None:
+    def order_host(self, ranks: int = 1) -> None:
         """Order what lies on the host too, whose prefixes live on as if they had not moved."""
         self.orders_host = True
+        self._flops_a_byte = FLOPS_A_BYTE * ranks
         self._queues.update((pool, ValueQueues(self.odds)) for pool in HostPool)
         self._expected.update((pool, Expectations()) for pool in HostPool)
 
@@ -275,7 +278,7 @@ class ValuePolicy:
         copied = self._cost.state_bytes
         if prefix.is_leaf:
             copied += self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
-        price = FLOPS_A_BYTE * copied
+        price = self._flops_a_byte * copied
         odds = self.odds.ever(watched.kind, level_of(self._now - watched.stamp))
         return odds * (self._flops(prefix) - price) > price
 
