@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "fork": lab.fork,
     "host-saved": host.saved,
     "seconds": seconds.weighed,
+    "host-means": host.means,
     "host-copied": host.copied,
     "load-policies": load.policies,
     "load-orders": load.orders,

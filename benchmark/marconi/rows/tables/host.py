@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+
 from rows.cells import CELLS
 from rows.parts.host import CAPACITIES, CLAIRVOYANT, POLICIES, SHARES, WRITE_POLICIES, row_id
-from rows.store import Rows
+from rows.store import Row, Rows
 from rows.tables.common import markdown, memory, numbers, of_part, optional
 
 _TITLES = {"lru": "stock", "policy-3": "policy 3"}
@@ -40,6 +43,30 @@ def saved(rows: Rows) -> str:
         for policy in POLICIES.values()
     ]
     return markdown(["trace", "memory", "host", *titles, "clairvoyant"], lines, words=3)
+
+
+def means(rows: Rows) -> str:
+    """Seconds saved, means over the cells by the size of the host."""
+    found = of_part(rows, "host")
+    runs = [(write, policy) for write in WRITE_POLICIES for policy in POLICIES.values()]
+    lines = []
+    for share in SHARES:
+        by_run: dict[tuple[str, str], list[Row]] = {}
+        for row in found:
+            if row["host_share"] == share:
+                by_run.setdefault((row["write_policy"], row["policy"]), []).append(row)
+        saved = {
+            f"{write} {policy}": _mean(by_run[write, policy])
+            for write, policy in (*runs, ("none", CLAIRVOYANT))
+        }
+        contest = [name for name in saved if not name.endswith(CLAIRVOYANT)]
+        lines.append([f"{share} times", *numbers(saved, contest)])
+    titles = [f"`{write}`: {_TITLES[policy]}" for write, policy in runs]
+    return markdown(["host", *titles, CLAIRVOYANT], lines, words=1)
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return fmean(float(row["seconds_saved"]) for row in rows)
 
 
 def copied(rows: Rows) -> str:
