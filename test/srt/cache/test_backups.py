@@ -44,11 +44,11 @@ def test_a_superseded_state_is_not_copied_and_the_tail_is(core: str):
 # SGLang's results complain where what they gave up is not freed.
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("core", CORES)
-def test_a_leaf_that_nobody_comes_back_for_leaves_no_trace(core: str):
+def test_a_leaf_that_is_not_worth_it_leaves_no_trace(core: str):
     harness, tier = hosted(core=core, write_policy="write_back")
     cache = harness.cache
     harness.insert(sequence(20, 1))
-    cache.policy.odds.ever = lambda kind, level: 0.0
+    cache.policy.is_worth_backup = lambda prefix: False
     assert cache.evict(EvictParams(num_tokens=1)).num_tokens_evicted == 20
     assert tier.used() == (0, 0) and harness.held_by_tree() == (0, 0)
     assert not list(cache.tree.root_node.children)

@@ -11,7 +11,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.eviction.policy import orders_host
 from sglang.srt.mem_cache.marconi.prefix import HostPool
-from test_host_tier import COST, random_life
+from test_host_tier import random_life
 from tree_harness import FULL, MAMBA, TreeHarness, path_tokens, sequence, server_context
 
 CORES = ("python", "rust")
@@ -33,13 +33,7 @@ def hosted(
     **options: Any,
 ) -> tuple[TreeHarness, HostTier]:
     harness = TreeHarness(
-        policy,
-        core=core,
-        kv_tokens=160,
-        state_slots=9,
-        cost=COST,
-        lower_tier=LowerTier.HOST,
-        **options,
+        policy, core=core, kv_tokens=160, state_slots=9, lower_tier=LowerTier.HOST, **options
     )
     return harness, HostTier(harness, *host, write_policy)
 
@@ -220,7 +214,6 @@ def test_an_eviction_finds_few_locks_to_take(core: str, write_policy: str):
     """They are taken as prefixes move: else the first eviction from a full host takes them all."""
     harness, tier = hosted(core=core, write_policy=write_policy, host=(4000, 400))
     cache = harness.cache
-    cache.policy.is_worth_backup = lambda prefix: True
     for session in range(200):
         harness.insert(sequence(10, session))
         tier.complete()

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, rule
 from lab.host_tier import HostTier
-from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE
@@ -17,8 +16,6 @@ from test_faults import break_at_random, slots_are_whole
 from test_rust_core import TOKENS, Twins, match
 from tree_harness import FULL, MAMBA, TreeHarness, live, path_tokens, server_context
 
-#: Of a model that computes so much longer than it copies that ten tokens are worth a backup.
-COST = ModelCost(a=20_000_000, b=100, kv_bytes_per_token=16, state_bytes=1600)
 #: Tokens and states that the host holds: much, or next to nothing.
 HOSTS = {"large": (80, 8), "tiny": (6, 1)}
 
@@ -156,7 +153,7 @@ CORE += ("_ask_all", "_prefetched", "_state_prefetched", "_passed_over", "_exces
 def test_a_fault_costs_the_policy_and_nothing_else(part: str, name: str, write_policy: str):
     with server_context():
         harness = TreeHarness(
-            3, core="rust", kv_tokens=160, state_slots=9, cost=COST, lower_tier=LowerTier.HOST
+            3, core="rust", kv_tokens=160, state_slots=9, lower_tier=LowerTier.HOST
         )
         tier = HostTier(harness, 120, 8, write_policy)
         random_life(harness, tier, 1, 40)
@@ -199,7 +196,7 @@ def test_one_history_one_order_of_victims(variant: str, write_policy: str, host:
         (HostedTwins,),
         {
             "policy": policy,
-            "options": {"lower_tier": LowerTier.HOST, "cost": COST, **options},
+            "options": {"lower_tier": LowerTier.HOST, **options},
             "write_policy": write_policy,
             "host": host,
         },

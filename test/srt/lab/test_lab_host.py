@@ -55,7 +55,7 @@ def test_more_comes_back_from_a_larger_host_and_policy_1_is_stock(trace, capsys,
         lost = {row["policy"]: row["flops_saved"] - row["seconds_saved"] for row in (stock, value)}
         assert 0 < lost["lru"] < (0.2 if write_policy == "write_back" else 0.05)
         if write_policy == "write_back":
-            assert value["copied_bytes"]["written"] < stock["copied_bytes"]["written"] / 2
+            assert value["copied_bytes"]["written"] < 0.7 * stock["copied_bytes"]["written"]
             assert lost["server:3"] < lost["lru"], "nobody waits for copies of no use"
     (alone,) = rows(capsys, trace, "--policy", "lru")
     assert alone["copied_bytes"] is None

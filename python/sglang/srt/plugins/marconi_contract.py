@@ -249,10 +249,6 @@ sglang.srt.runtime_context
 sglang.srt.arg_groups.fields.memory.Memory
     read enable_unified_cache_external_linker, hicache_host_memory_mode
 
-# mem_cache/mamba_radix/setup.py: a copy to the host is priced as if one rank computed alone
-sglang.srt.arg_groups.fields.parallel.Parallel
-    read attn_tp_size
-
 # mem_cache/mamba_radix/setup.py: metrics are exported by the wrong ranks
 sglang.srt.arg_groups.fields.observability.Observability
     read enable_metrics_for_all_schedulers

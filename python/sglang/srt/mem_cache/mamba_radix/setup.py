@@ -40,7 +40,6 @@ def setup_from_context(ctx: Any, config: MarconiConfig) -> MarconiSetup:
     setup = replace(
         setup,
         shared_memory=is_shared(ctx.params.token_to_kv_pool_allocator),
-        ranks=get_parallel().attn_tp_size,
         lower_tier=lower_tier(get_memory()),
         hints=start_up_hints(ctx, config, cost),
     )

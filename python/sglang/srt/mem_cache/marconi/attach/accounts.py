@@ -89,7 +89,6 @@ class MarconiAccounts:
             setup.savings,
             shared_memory=setup.shared_memory,
             orders_host=self._may_order_host,
-            ranks=setup.ranks,
         )
 
     # -- what the tree reports

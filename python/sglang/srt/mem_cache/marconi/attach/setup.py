@@ -42,7 +42,6 @@ class MarconiSetup:
         shared_memory: states and KV take their bytes from one memory.
         make_tuning: makes what tells the tuner's process of requests, given what puts a weight in
             force and what is told of errors; ``None`` for none.
-        ranks: that share the FLOPs of a prefill, while each has the bytes of its own.
         lower_tier: where what leaves the device may go on living; ``None``: nowhere.
         hints: what the launch could do better, for the log; nothing where another rank says it.
     """
@@ -55,7 +54,6 @@ class MarconiSetup:
     on_request: Callable[[MarconiStats], None] | None = None
     shared_memory: bool = False
     make_tuning: Callable[[Adopt, OnError], Any] | None = None
-    ranks: int = 1
     lower_tier: LowerTier | None = None
     hints: tuple[str, ...] = ()
 

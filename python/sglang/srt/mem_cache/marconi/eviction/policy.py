@@ -89,12 +89,8 @@ class HostOrderer(Protocol):
 
     orders_host: bool
 
-    def order_host(self, ranks: int = 1) -> None:
-        """Do so, from the first event on: ``victim`` is asked about the host's pools then.
-
-        Args:
-            ranks: that share the FLOPs of a prefill, while each copies the bytes of its own.
-        """
+    def order_host(self) -> None:
+        """Do so, from the first event on: ``victim`` is asked about the host's pools then."""
 
     def is_worth_backup(self, prefix: CachedPrefix) -> bool:
         """Whether the host is to have a copy of a prefix that is about to leave the device."""

@@ -84,7 +84,6 @@ def create_policy(
     *,
     shared_memory: bool = False,
     orders_host: bool = False,
-    ranks: int = 1,
 ) -> EvictionPolicy:
     """The policy that a configuration names which leaves nothing to the tuner.
 
@@ -93,7 +92,6 @@ def create_policy(
             orders them as one; one of the state pool leaves to the base which pool gives.
         orders_host: what lies on the host alone can be evicted in an order of the policy's own. A
             policy of both pools that has one is told of it.
-        ranks: that share the FLOPs of a prefill.
 
     Raises:
         ValueError: its ``pools`` are not all of :class:`Pool`, so it would never be asked.
@@ -103,7 +101,7 @@ def create_policy(
     policy = entry.make(options, savings, shared)
     both = options.marconi_evict_pools == "both"
     if orders_host and both and isinstance(policy, HostOrderer):
-        policy.order_host(ranks)
+        policy.order_host()
     wrong = [pool for pool in policy.pools if not isinstance(pool, Pool)]
     if wrong:
         raise ValueError(

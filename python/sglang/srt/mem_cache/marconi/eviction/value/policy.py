@@ -36,9 +36,9 @@ EVICTED_A_PREFIX, FEWEST_EVICTED = 4, 1024
 MOST_HITS = 32
 #: Likewise of hints; they are taken in late so that those that tell nothing change nothing.
 MOST_HINTS = 64
-#: FLOPs of a prefill, on one rank, in the time that a byte takes between its device and the host:
-#: 400 TFLOP/s by 50 GB/s.
-FLOPS_A_BYTE = 8000
+#: Odds of a later use below which a superseded state is not copied to the host: at 400 TFLOP/s and
+#: 50 GB/s a copy takes about this share of the time of computing it again.
+LEAST_ODDS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +121,15 @@ class ValuePolicy:
             pool: Expectations() for pool in self._queues
         }
         self.orders_host = False
-        self._flops_a_byte = FLOPS_A_BYTE
         self._hits: deque[tuple[CachedPrefix, Role, int]] = deque()
         self._unplaced: dict[int, CachedPrefix] = {}
         self._hints: OrderedDict[int, Hint] = OrderedDict()
         self._now = 0
         self._renewed = 0
 
-    def order_host(self, ranks: int = 1) -> None:
+    def order_host(self) -> None:
         """Order what lies on the host too, whose prefixes live on as if they had not moved."""
         self.orders_host = True
-        self._flops_a_byte = FLOPS_A_BYTE * ranks
         self._queues.update((pool, ValueQueues(self.odds)) for pool in HostPool)
         self._expected.update((pool, Expectations()) for pool in HostPool)
 
@@ -262,9 +260,8 @@ class ValuePolicy:
     def is_worth_backup(self, prefix: CachedPrefix) -> bool:
         """Whether the host is to have a copy of what leaves the device.
 
-        It is copied once, and once more should a request come back for it, which then saves all but
-        that of what computing it again takes. KV that no state ends, with nothing below it, saves
-        nothing.
+        Not what a deeper prefix supersedes, unless traffic shows that it is used all the same: its
+        copy takes longer than it saves. Nor KV that no state ends, with nothing below it.
         """
         if prefix.is_leaf and prefix.children:
             # What lies below it on the host is of no use without its KV.
@@ -273,14 +270,9 @@ class ValuePolicy:
             return False
         self._count_hits()
         watched = self._watched.get(prefix.id)
-        if watched is None:
+        if watched is None or watched.kind.role is not Role.SUPERSEDED:
             return True
-        copied = self._cost.state_bytes
-        if prefix.is_leaf:
-            copied += self._cost.kv_bytes_per_token * (prefix.depth - prefix.exclusive_from)
-        price = self._flops_a_byte * copied
-        odds = self.odds.ever(watched.kind, level_of(self._now - watched.stamp))
-        return odds * (self._flops(prefix) - price) > price
+        return self.odds.ever(watched.kind, level_of(self._now - watched.stamp)) >= LEAST_ODDS
 
     def explain(self, prefix: CachedPrefix, pool: AnyPool) -> Worth:
         """Why ``prefix`` goes when it does, if ``pool`` is short."""
