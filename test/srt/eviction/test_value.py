@@ -91,22 +91,21 @@ def test_a_later_use_comes_at_one_of_the_next_levels():
         assert odds.ever(RESUMABLE, level) == pytest.approx(1 - unused)
 
 
-def test_a_copy_is_worth_it_where_a_use_is_likely():
+def test_a_superseded_state_is_worth_a_copy_where_such_are_used():
     policy = ValuePolicy(LinearCost())
     policy.order_host()
-    tail, above = prefix(1), prefix(2, children=1, is_leaf=False)
-    dead = prefix(3, has_state=False)
-    leads_on = prefix(4, children=1)
-    for one in (tail, above, dead, leads_on):
+    kinds = {"tail": 0, "superseded": 1, "fork": 2}
+    prefixes = {name: prefix(n + 1, children=n, is_leaf=n == 0) for name, n in kinds.items()}
+    for one in prefixes.values():
         policy.on_insert(one, 1)
-    worth = {one.id: policy.is_worth_backup(one) for one in (tail, above, dead, leads_on)}
-    assert worth == {1: True, 2: False, 3: False, 4: True}
+    worth = {name for name, one in prefixes.items() if policy.is_worth_backup(one)}
+    assert worth == {"tail", "fork"}
     superseded = prefix_class(Role.SUPERSEDED)
     for _ in range(400):
         policy.odds.reached(superseded, 0)
         policy.odds.used(superseded, 0)
     policy.odds.renew()
-    assert policy.is_worth_backup(above), "agents here go on from what they had superseded"
+    assert policy.is_worth_backup(prefixes["superseded"]), "agents here rewrite their history"
 
 
 @pytest.mark.parametrize("role", Role)

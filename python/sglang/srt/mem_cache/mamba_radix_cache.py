@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.mamba_radix.admission import MambaRadixAdmission
-from sglang.srt.mem_cache.mamba_radix.backups import is_worth_backup
 from sglang.srt.mem_cache.mamba_radix.client_hints import ClientHints
 from sglang.srt.mem_cache.mamba_radix.core import with_tree_core
 from sglang.srt.mem_cache.mamba_radix.host_order import HOST_ORDERED, HostOrder
@@ -20,7 +19,11 @@ from sglang.srt.mem_cache.mamba_radix.waiting import WaitingRequests
 from sglang.srt.mem_cache.marconi.admission.rules import ADMISSIONS
 from sglang.srt.mem_cache.marconi.attach.accounts import MarconiAccounts
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier, MarconiSetup
-from sglang.srt.mem_cache.marconi.eviction.policy import orders_host, orders_shared_memory
+from sglang.srt.mem_cache.marconi.eviction.policy import (
+    HostOrderer,
+    orders_host,
+    orders_shared_memory,
+)
 from sglang.srt.mem_cache.marconi.insight.stats import VictimKind
 from sglang.srt.mem_cache.marconi.prefix import HostPool, Pool
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
@@ -128,11 +131,16 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         return evicted
 
     def is_worth_backup(self, node: UnifiedTreeNode) -> bool:
-        """Whether what is about to leave the device under ``write_back`` is copied to the host."""
-        if self._host_order is None:
+        """Whether the host gets a copy, under ``write_back``, of a state that the device evicts.
+
+        SGLang copies every one, and waits for it.
+        """
+        policy, view = self.policy, self.view
+        if self._host_order is None or not view.is_sound:
             return True
         try:
-            worth = is_worth_backup(self.view, node)
+            view.refresh()
+            worth = cast(HostOrderer, policy).is_worth_backup(view.prefix(node))
         except Exception as error:
             self.count_error("weighing a backup", error)
             return True

@@ -446,13 +446,6 @@ sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache
 sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     read is_write_back
 
-# mem_cache/mamba_radix/backups.py: the host gets copies that are worth nothing
-sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.EvictDeviceLeafResult
-    call (self, device_frees=..., host_frees=..., tracker=..., cache_actions=..., backup_kv=None,
-        unbacked_tokens=0)
-sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.DropSubtreeNoHostResult
-    read device_frees, host_frees, tracker, cache_actions
-
 # mem_cache/mamba_radix/rust_core/hosted_tree.py: the view does not know what lies on the host
 sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     override _fill_evict_result(self, binding_result, result)

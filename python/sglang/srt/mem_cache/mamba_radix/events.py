@@ -97,7 +97,7 @@ class TreeEvents(Protocol):
         """
 
     def is_worth_backup(self, node: Any) -> bool:
-        """Whether ``node``, which is about to leave the device, is copied to the host before."""
+        """Whether the host gets a copy of the state of ``node`` before the device evicts it."""
 
     def end_walk(self) -> None:
         """No more victims are asked for."""

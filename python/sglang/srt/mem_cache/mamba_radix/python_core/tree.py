@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix.admission import GivingMambaComponent
-from sglang.srt.mem_cache.mamba_radix.backups import as_evicted_leaf
 from sglang.srt.mem_cache.mamba_radix.events import HostCache, TreeEvents, Walk
 from sglang.srt.mem_cache.mamba_radix.lru_leaves import LeafOrder, keeps_lru_order
 from sglang.srt.mem_cache.mamba_radix.python_core.key import plain_key
@@ -197,12 +196,7 @@ class MambaRadixTreeCore(UnifiedTreeCore):
             self.cache.report(self.cache.view.state_came_or_went, node)
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
-        node = self.node_by_id(node_id)
-        if is_write_back and not node.backuped and not self.cache.is_worth_backup(node):
-            dropped = self.drop_subtree_no_host(node_id)
-            if dropped.is_dropped:
-                return as_evicted_leaf(dropped)
-        self.cache.report(self.cache.leaving_device, node)
+        self.cache.report(self.cache.leaving_device, self.node_by_id(node_id))
         return super().evict_device_leaf(node_id, is_write_back)
 
     def drop_subtree_no_host(self, node_id: int) -> Any:

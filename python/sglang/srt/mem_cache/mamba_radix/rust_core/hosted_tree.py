@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.mem_cache.mamba_radix.backups import as_evicted_leaf
 from sglang.srt.mem_cache.mamba_radix.rust_core.host_mirror import HostedMirror
 from sglang.srt.mem_cache.mamba_radix.rust_core.leaves import Learnt
 from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import MirrorNode, Segment
@@ -302,12 +301,6 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         return self._evict_state_or_another(node)
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
-        node = self.mirror.find(node_id)
-        has_no_copy = node is not None and node.host_kv is None
-        if is_write_back and has_no_copy and not self.cache.is_worth_backup(node):
-            dropped = self.drop_subtree_no_host(node_id)
-            if dropped.is_dropped:
-                return as_evicted_leaf(dropped)
         self.cache.report(self._leaving_device, node_id)
         result = RustUnifiedTreeCore.evict_device_leaf(self, node_id, is_write_back)
         if result.backup_kv is None:

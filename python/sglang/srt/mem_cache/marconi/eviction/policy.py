@@ -93,7 +93,7 @@ class HostOrderer(Protocol):
         """Do so, from the first event on: ``victim`` is asked about the host's pools then."""
 
     def is_worth_backup(self, prefix: CachedPrefix) -> bool:
-        """Whether the host is to have a copy of a prefix that is about to leave the device."""
+        """Whether the host is to have a copy of a state that leaves the device without its KV."""
 
 
 @runtime_checkable

@@ -84,7 +84,7 @@ _METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "evicted_bytes": ("Bytes given up by evictions.", ()),
     "states_taken_back": ("States that judicious admission did not leave in the cache.", ()),
     "prefill_cuts": ("Prefill forwards that judicious admission ended at a branch point.", ()),
-    "backups_skipped": ("What left the device and was not worth a copy on the host.", ()),
+    "backups_skipped": ("States that left the device and were not worth a copy on the host.", ()),
     "evicted_flops": ("FLOPs of recomputing what evictions gave up.", ()),
     "lost_tokens": ("Prompt tokens seen before and prefilled again, by reason.", ("reason",)),
     "hints": ("Requests and sessions of which it was said what follows, by what.", ("hint",)),

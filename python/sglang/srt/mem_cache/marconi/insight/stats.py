@@ -137,8 +137,8 @@ class MarconiStats:
     both evicted the same. ``states_taken_back`` counts states that judicious admission did not
     leave in the tree, which are no victims, and ``prefill_cuts`` the forwards that it ended at
     a branch point. ``adoptions`` counts changes of the weight; what it says of the tuner
-    only the rank that has it counts. ``backups_skipped`` counts what left the device under
-    ``write_back`` and was not worth a copy on the host. ``eff_weight`` is the weight in force, 0
+    only the rank that has it counts. ``backups_skipped`` counts states that left the device under
+    ``write_back`` and were not worth a copy on the host. ``eff_weight`` is the weight in force, 0
     under LRU. Keys of ``hints`` are what was said of what follows a request, and "malformed".
     """
 

@@ -258,16 +258,11 @@ class ValuePolicy:
         return expected.prefix
 
     def is_worth_backup(self, prefix: CachedPrefix) -> bool:
-        """Whether the host is to have a copy of what leaves the device.
+        """Whether the host is to have a copy of a state that leaves the device without its KV.
 
-        Not what a deeper prefix supersedes, unless traffic shows that it is used all the same: its
-        copy takes longer than it saves. Nor KV that no state ends, with nothing below it.
+        Not if a deeper one supersedes it, unless traffic shows that it is used all the same: its
+        copy takes longer than it saves.
         """
-        if prefix.is_leaf and prefix.children:
-            # What lies below it on the host is of no use without its KV.
-            return True
-        if not prefix.state_survives:
-            return False
         self._count_hits()
         watched = self._watched.get(prefix.id)
         if watched is None or watched.kind.role is not Role.SUPERSEDED:
