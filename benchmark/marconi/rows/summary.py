@@ -130,18 +130,15 @@ def _host(rows: Rows, write_policy: str) -> dict[str, float]:
     rate.
     """
     saved: dict[str, dict[str, float]] = {}
-    slower: dict[str, list[float]] = {}
+    slower: dict[str, dict[str, float]] = {}
     for row in rows.part("host"):
-        name = str(row["policy"])
+        name, cell = str(row["policy"]), "/".join(str(row["id"]).split("/")[1:4])
+        if (row["write_policy"], name) == ("write_through", "lru"):
+            saved.setdefault("default", {})[cell] = float(row["seconds_saved"])
         if row["write_policy"] in (write_policy, "none"):
-            slower.setdefault(name, []).append(2 * row["seconds_saved"] - row["flops_saved"])
-        elif (row["write_policy"], name) == ("write_through", "lru"):
-            name = "default"
-        else:
-            continue
-        cell = "/".join(str(row["id"]).split("/")[1:4])
-        saved.setdefault(name, {})[cell] = float(row["seconds_saved"])
-    saved.setdefault("default", saved.get("lru", {}))
+            saved.setdefault(name, {})[cell] = float(row["seconds_saved"])
+            paid = row["flops_saved"] - row["seconds_saved"]
+            slower.setdefault(name, {})[cell] = row["seconds_saved"] - paid
     lru, ours, default, most = (
         saved.get(name, {}) for name in ("lru", "policy-3", "default", "clairvoyant")
     )
@@ -156,8 +153,8 @@ def _host(rows: Rows, write_policy: str) -> dict[str, float]:
         "way": 100
         * sum(ours[cell] - default[cell] for cell in compared)
         / sum(most[cell] - default[cell] for cell in compared),
-        "lru_25": fmean(slower["lru"]),
-        "policy_3_25": fmean(slower["policy-3"]),
+        "lru_25": fmean(slower["lru"][cell] for cell in compared),
+        "policy_3_25": fmean(slower["policy-3"][cell] for cell in compared),
         "cells": len(compared),
         "gain_most": max(gains),
         "loss_most": max(0.0, -min(gains)),

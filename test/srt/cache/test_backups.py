@@ -54,6 +54,20 @@ def test_what_leads_to_something_on_the_host_is_copied_whatever_its_odds(core: s
 
 
 @pytest.mark.parametrize("core", CORES)
+def test_what_storage_would_get_is_copied(core: str):
+    """Another server may resume at it."""
+    harness, tier = hosted(core=core, write_policy="write_back")
+    harness.insert(sequence(10, 1))
+    harness.insert(sequence(20, 1))
+    stored: list[int] = []
+    harness.cache.enable_storage, harness.cache.write_backup_storage = True, stored.append
+    evict_state(harness)
+    assert tier.used() == (10, 1)
+    assert stored == [harness.look(sequence(10, 1)).best_match_node]
+    assert harness.cache.stats.backups_skipped == 0
+
+
+@pytest.mark.parametrize("core", CORES)
 def test_an_error_copies_as_sglang_does_and_is_counted(core: str):
     harness, tier = hosted(core=core, write_policy="write_back")
     harness.insert(sequence(10, 1))

@@ -117,3 +117,27 @@ def test_who_needs_the_place_waits_for_what_is_written_back(hosted: Replay):
     waited = serve(hosted, 1, tokens) - tokens
     written_back = 4 * BLOCK * 16 + 1600
     assert waited == pytest.approx(written_back / 100 if tier.write_policy == "write_back" else 0)
+
+
+@pytest.mark.parametrize("hosted", ["write_back"], indirect=True)
+def test_all_that_is_waited_for_is_charged_to_some_prefill(hosted: Replay):
+    """Also what a request writes back after its last chunk, which the next one's waits for."""
+    requests = [
+        Request(0.0, None, 8192, 200 * BLOCK, tuple(range(1000 * n, 1000 * n + 128)), ())
+        for n in range(8)
+    ]
+    scheduler = Scheduler(
+        *(hosted, COST, ServiceTimes(prefill_flops_per_second=10, decode_seconds_per_token=0)),
+        running=1,
+        schedule=SCHEDULES["fcfs"],
+        block=BLOCK,
+        chunk_tokens=1024,
+    )
+    served = list(scheduler.serve(TraceArrivals(requests)))
+    assert all(one.served for one in served)
+    copied = sum(one.copy_seconds for one in served)
+    last = served[-1].ended_seconds
+    assert copied > 100 and last is not None
+    # What the last one writes back nobody waits for.
+    in_time = last - sum(one.input_tokens for one in served)
+    assert copied - served[-1].copy_seconds <= in_time <= copied

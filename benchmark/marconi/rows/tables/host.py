@@ -56,7 +56,7 @@ def means(rows: Rows) -> str:
             if row["host_share"] == share:
                 by_run.setdefault((row["write_policy"], row["policy"]), []).append(row)
         saved = {
-            f"{write} {policy}": _mean(by_run[write, policy])
+            f"{write} {policy}": _mean(by_run.get((write, policy), ()))
             for write, policy in (*runs, ("none", CLAIRVOYANT))
         }
         contest = [name for name in saved if not name.endswith(CLAIRVOYANT)]
@@ -65,8 +65,8 @@ def means(rows: Rows) -> str:
     return markdown(["host", *titles, CLAIRVOYANT], lines, words=1)
 
 
-def _mean(rows: Sequence[Row]) -> float:
-    return fmean(float(row["seconds_saved"]) for row in rows)
+def _mean(rows: Sequence[Row]) -> float | None:
+    return fmean(float(row["seconds_saved"]) for row in rows) if rows else None
 
 
 def copied(rows: Rows) -> str:

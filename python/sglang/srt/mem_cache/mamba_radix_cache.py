@@ -133,10 +133,11 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
     def is_worth_backup(self, node: UnifiedTreeNode) -> bool:
         """Whether the host gets a copy, under ``write_back``, of a state that the device evicts.
 
-        SGLang copies every one, and waits for it.
+        SGLang copies every one, and waits for it. What it would put into storage, too, may be
+        another server's prefix.
         """
         policy, view = self.policy, self.view
-        if self._host_order is None or not view.is_sound:
+        if self._host_order is None or self.enable_storage or not view.is_sound:
             return True
         try:
             view.refresh()

@@ -197,6 +197,10 @@ sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
 sglang.srt.mem_cache.base_prefix_cache.IncLockRefResult
     call to_dec_params(self)
 
+# mem_cache/mamba_radix_cache.py: states that another server could resume at reach no storage
+sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache
+    read enable_storage
+
 # mem_cache/mamba_radix_cache.py: what sessions hold on the host is ordered by us
 sglang.srt.mem_cache.cache_init_params.CacheInitParams
     read enable_session_radix_cache

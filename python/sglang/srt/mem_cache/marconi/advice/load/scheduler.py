@@ -123,6 +123,8 @@ class Scheduler:
         passes: int = 0,
     ) -> None:
         self.now = 0.0
+        self._copied: dict[Run, float] = {}
+        self._copying = 0.0
         self._cache, self._cost, self._service = cache, cost, service
         self._most, self._schedule, self._block = running, schedule, block
         self._grid = max(GRID_TOKENS // block, 1)
@@ -268,10 +270,9 @@ class Scheduler:
     # -- what runs
 
     def _prefill(self, batch: list[tuple[Run, int]]) -> None:
-        computing, flops, copying = [], 0.0, 0.0
-        before, self._unfinished = self._unfinished, []
+        computing, flops = [], 0.0
+        self._unfinished = []
         for run, limit in batch:
-            waited = run.served.copy_seconds if run in before else 0.0
             try:
                 chunk = run.next_chunk(limit)
             except OutOfMemory:
@@ -280,11 +281,12 @@ class Scheduler:
             assert chunk is not None
             flops += self._cost.flops(*chunk)
             self._prefilled += chunk[1] - chunk[0]
-            copying += run.served.copy_seconds - waited
+            self._note_copies(run)
             computing.append(run)
         if computing:
             seconds = self._service.batch_seconds + flops / self._service.prefill_flops_per_second
-            seconds += copying
+            seconds += self._copying
+            self._copying = 0.0
             self._busy = self.now + seconds, lambda: self._end_batch(computing)
 
     def _end_batch(self, computing: list[Run]) -> None:
@@ -306,6 +308,12 @@ class Scheduler:
             else:
                 self._close(run)
 
+    def _note_copies(self, run: Run) -> None:
+        """What ``run`` waited for copies since it was last asked, the next batch takes longer."""
+        copied = run.served.copy_seconds
+        self._copying += copied - self._copied.get(run, 0.0)
+        self._copied[run] = copied
+
     def _give_up(self, run: Run) -> None:
         run.served.served = False
         self._close(run)
@@ -314,6 +322,8 @@ class Scheduler:
         waiting = self._running.pop(run)
         self._full = False
         run.finish()
+        self._note_copies(run)
+        del self._copied[run]
         run.served.session = waiting.arrival.session
         run.served.came_seconds, run.served.ended_seconds = waiting.since, self.now
         self._done.append((waiting.arrival, run.served))

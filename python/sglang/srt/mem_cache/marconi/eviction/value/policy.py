@@ -36,8 +36,9 @@ EVICTED_A_PREFIX, FEWEST_EVICTED = 4, 1024
 MOST_HITS = 32
 #: Likewise of hints; they are taken in late so that those that tell nothing change nothing.
 MOST_HINTS = 64
-#: Odds of a later use below which a superseded state is not copied to the host: at 400 TFLOP/s and
-#: 50 GB/s a copy takes about this share of the time of computing it again.
+#: Odds of a later use below which a superseded state is not copied to the host: at the costs of
+#: Qwen3-Next, 400 TFLOP/s and 50 GB/s its copy takes 9 % of the time to compute the last 1,000
+#: tokens again, of 8,000 tokens 1 %.
 LEAST_ODDS = 0.03
 
 
