@@ -35,7 +35,7 @@ MAY_NEVER_COME = frozenset(
     f"sglang:marconi_{name}_total"
     for name in (
         *("lru_fallbacks", "errors", "tuner_failures", "tuner_restarts", "adoptions"),
-        *("states_taken_back", "prefill_cuts", "view_rebuilds"),
+        *("states_taken_back", "prefill_cuts", "backups_skipped", "view_rebuilds"),
     )
 )
 #: Grafana's own variables, which stand where PromQL wants a duration.
