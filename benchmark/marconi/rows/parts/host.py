@@ -65,7 +65,7 @@ def _rows(found: Found) -> list[Row]:
         served = (
             record
             for record in found.get(trace, ())
-            if record.get("host") is not None
+            if record["host"] is not None
             and (record["host"]["share"], record["host"]["write_policy"]) == (share, write_policy)
         )
         sizes = {capacity: CELLS[trace][capacity] for capacity in CAPACITIES}
@@ -106,7 +106,7 @@ def _clairvoyant_rows(trace: str, found: Found) -> Iterator[Row]:
 HOST = Part(
     "host",
     "what stock's order and policy 3 save where the host's memory lies below the device's",
-    15,
+    25,
     CACHE_CODE,
     tuple(_commands()),
     _rows,
