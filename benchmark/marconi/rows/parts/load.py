@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rows.cells import CELLS, listed_sizes
-from rows.part import Command, Found, Part
+from rows.part import Command, Found, Part, Record
 from rows.parts.simulated import ONE_MEMORY, SHADOW_CODE, in_cells, saved, simulate
 from rows.store import Row
 
@@ -31,6 +31,12 @@ def closed_loop(trace: str, order: str) -> tuple[str, ...]:
     )
 
 
+def ttft_seconds(record: Record) -> dict[str, float]:
+    """Mean and P95 of the modelled time to the first token, the wait included."""
+    milliseconds = record["ttft_ms_modelled"]
+    return {f"ttft_{name}_s": round(milliseconds[name] / 1000, 4) for name in ("mean", "p95")}
+
+
 def _commands() -> Iterator[Command]:
     for trace in LOOPS:
         for order in ORDERS:
@@ -46,7 +52,7 @@ def _rows(found: Found) -> list[Row]:
         trace, order = command.out, command.words[command.words.index("--schedule") + 1]
         served = (one for one in found.get(trace, ()) if one["schedule"] == order)
         for cell, record in in_cells(served, CELLS[trace], POLICIES):
-            load, ttft = record["load"], record["ttft_ms_modelled"]
+            load = record["load"]
             rows.append(
                 {
                     "part": "load",
@@ -55,8 +61,7 @@ def _rows(found: Found) -> list[Row]:
                     **saved(record),
                     "queue_length": load["queue_length"],
                     "requests_per_second": load["requests_per_second"],
-                    "ttft_mean_s": round(ttft["mean"] / 1000, 4),
-                    "ttft_p95_s": round(ttft["p95"] / 1000, 4),
+                    **ttft_seconds(record),
                     "longest_wait_s": round(load["longest_wait_ms"] / 1000, 4),
                     "measured": {"command": command.typed()},
                 }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rows.cells import CELLS, listed_sizes
 from rows.part import Command, Found, Part, percent
-from rows.parts.load import LOOPS, REQUESTS, closed_loop
+from rows.parts.load import LOOPS, REQUESTS, closed_loop, ttft_seconds
 from rows.parts.simulated import ONE_MEMORY, SHADOW_CODE, in_cells, simulate
 from rows.store import Row
 
@@ -30,15 +30,13 @@ def _rows(found: Found) -> list[Row]:
     for command in _commands():
         trace = command.out
         for cell, record in in_cells(found.get(trace, ()), CELLS[trace], POLICIES):
-            ttft = record["ttft_ms_modelled"]
             rows.append(
                 {
                     "part": "seconds",
                     "id": f"seconds/{trace}/{cell['capacity']}/{cell['policy']}",
                     **{"trace": trace, **cell},
                     "seconds_saved": percent(record["seconds_saved"]),
-                    "ttft_mean_s": round(ttft["mean"] / 1000, 4),
-                    "ttft_p95_s": round(ttft["p95"] / 1000, 4),
+                    **ttft_seconds(record),
                     "measured": {"command": command.typed()},
                 }
             )
