@@ -67,13 +67,14 @@ class HostOrder:
         freed = cache.evict_from_host(count, component_type)
         while freed < count:
             try:
-                chosen = self._unlock_lowest(count - freed, component_type, offered)
+                chosen = self._unlock_lowest(component_type, offered)
             except Exception as error:
                 return freed + self._evict_least_recent(count - freed, component_type, error)
-            if not chosen:
+            if chosen is None:
                 break
-            # What another holds, a copy under way, stays, and is offered once.
-            offered.update(chosen)
+            # What another holds, a copy under way, stays, and is offered once. What led to a victim
+            # alone is of less worth now, so the next is chosen when it is gone.
+            offered.add(chosen)
             freed += cache.evict_from_host(count - freed, component_type)
         return freed
 
@@ -98,24 +99,14 @@ class HostOrder:
 
     # -- internals
 
-    def _unlock_lowest(
-        self, count: int, component_type: ComponentType, offered: set[int]
-    ) -> list[int]:
-        """Unlock the policy's victims, until they hold ``count`` tokens or states."""
+    def _unlock_lowest(self, component_type: ComponentType, offered: set[int]) -> int | None:
+        """Unlock the policy's victim; ``None`` if it has none but those that were offered."""
         self._lock_what_stays()
-        pool = HOST_ORDERED[component_type]
-        chosen: list[int] = []
-        excluding = set(offered)
-        while count > 0:
-            node = self._cache.choose_victim(pool, excluding)
-            if node is None:
-                break
-            chosen.append(node.id)
-            excluding.add(node.id)
-            count -= len(node.key) if pool is HostPool.KV else 1
-        for id in chosen:
-            self._unlock(id)
-        return chosen
+        node = self._cache.choose_victim(HOST_ORDERED[component_type], offered)
+        if node is None:
+            return None
+        self._unlock(node.id)
+        return int(node.id)
 
     def _lock_what_stays(self) -> None:
         """Lock what came to lie on the host alone, and unlock what no longer does."""
