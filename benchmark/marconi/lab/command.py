@@ -23,6 +23,7 @@ from pathlib import Path
 from policies import policy_help
 from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
+from sglang.srt.mem_cache.marconi.tuning.hosted_cache import WRITE_POLICIES
 from traces import read_trace
 from traces.fields import UNITS
 
@@ -31,7 +32,7 @@ from lab.capacity import CAPACITIES, INFINITE, with_capacities
 from lab.costs import DEFAULT_RATIO
 from lab.hints import TRACE
 from lab.run import check_spec
-from lab.spec import DEFAULT_BASE, WRITE_POLICIES, HostSpec, RunSpec, with_memory
+from lab.spec import DEFAULT_BASE, HostSpec, RunSpec, with_memory
 from lab.sweep import BACKENDS, connect, sweep
 
 #: What a person types, and what another interpreter is started with.

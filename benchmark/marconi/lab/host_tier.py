@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from sglang.srt.mem_cache.hicache_storage import PoolName, PoolTransfer, PoolTransferResult
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
+from sglang.srt.mem_cache.marconi.tuning.hosted_cache import WRITE_POLICIES
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import CacheTransferPhase
 
 from lab.cpu_cache import FULL, MAMBA, CpuCache
-from lab.spec import WRITE_POLICIES
 
 
 @dataclass

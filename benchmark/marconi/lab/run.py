@@ -48,10 +48,16 @@ def check_spec(spec: RunSpec) -> None:
     """
     if not Path(spec.trace).is_dir():
         Path(spec.trace).open("rb").close()
-    if spec.host is not None and (spec.engine != "sglang" or spec.base != DEFAULT_BASE):
+    if spec.host is not None and (spec.engine == "paper" or spec.base != DEFAULT_BASE):
         raise ValueError(
             f"--host-share is {spec.host.share:g} but --engine is {spec.engine} and --base "
-            f"{spec.base}; allowed with it are --engine sglang and --base {DEFAULT_BASE}"
+            f"{spec.base}; allowed with it are --engine sglang and shadow, and --base "
+            f"{DEFAULT_BASE}"
+        )
+    if spec.host is not None and spec.engine == "shadow" and spec.memory != "static":
+        raise ValueError(
+            f"--host-share is {spec.host.share:g} but --memory is {spec.memory}; allowed with "
+            f"--engine shadow is --memory static"
         )
     if spec.base != DEFAULT_BASE and spec.engine != "sglang":
         raise ValueError(

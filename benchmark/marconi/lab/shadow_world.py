@@ -8,9 +8,10 @@ leaf of KV.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from policies import CacheArguments, PolicyContext, cache_arguments
@@ -28,12 +29,13 @@ from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
-from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS
+from sglang.srt.mem_cache.marconi.eviction.savings import SAVINGS, CostModel
 from sglang.srt.mem_cache.marconi.eviction.value import ValuePolicy
 from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE, Namespace
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 from sglang.srt.mem_cache.marconi.tuning.elastic_cache import ElasticShadowCache
+from sglang.srt.mem_cache.marconi.tuning.hosted_cache import HostedShadowCache, HostShape
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache, ShadowShape
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
@@ -59,14 +61,15 @@ def simulate_shadow(spec: RunSpec, context: PolicyContext) -> dict[str, Any]:
     cost = load_cost(spec.model)
     totals = Totals(cost, spec.block, first=spec.first_measured(), service=spec.service)
     requests = spec.requests()
-    world = ShadowWorld(cache, spec.block, ledger=spec.ledger)
+    rate = math.inf if spec.host is None else spec.host.bytes_per_second
+    world = ShadowWorld(*(cache, spec.block), cost=context.cost, copy_rate=rate, ledger=spec.ledger)
     for served in serve_loaded(spec, world, hinted(requests, spec)):
         totals.add(served)
     return {
         **spec.columns(),
         **totals.as_row(),
         **({} if spec.ledger else {"token_hit_rate_bound": None}),
-        "copied_bytes": None,
+        "copied_bytes": copied_bytes(cache, context.cost),
         "corrupt_lines": requests.skipped,
         "lost_tokens": dict.fromkeys(REASONS),
         "evictions": {"all": cache.evictions},
@@ -96,15 +99,28 @@ def shadow_cache(spec: RunSpec, context: PolicyContext) -> ShadowCache:
     )
     cost = context.cost
     budget = context.kv_tokens * cost.kv_bytes_per_token + context.state_slots * cost.state_bytes
-    cache = (
-        ShadowCache(shape, policy)
-        if spec.memory == "static"
-        else ElasticShadowCache(shape, policy, cost, budget)
-    )
+    cache: ShadowCache
+    if spec.host is not None:
+        share = spec.host.share
+        pools = int(share * context.kv_tokens), int(share * context.state_slots)
+        cache = HostedShadowCache(shape, policy, HostShape(*pools, spec.host.write_policy))
+    elif spec.memory == "static":
+        cache = ShadowCache(shape, policy)
+    else:
+        cache = ElasticShadowCache(shape, policy, cost, budget)
     attach = getattr(policy, "attach", None)
     if attach is not None:
         attach(ShadowReader(cache.tree))
     return cache
+
+
+def copied_bytes(cache: ShadowCache, cost: CostModel) -> dict[str, int] | None:
+    """See :class:`lab.bases.World`; ``None`` without a host tier."""
+    if not isinstance(cache, HostedShadowCache):
+        return None
+    copied = {"written": cache.written, "loaded": cache.loaded}
+    tokens = cache.shape.block_tokens
+    return {name: round(of.bytes(cost, tokens)) for name, of in copied.items()}
 
 
 def shadow_policy(
@@ -191,9 +207,10 @@ class LedgerRun(ShadowRun):
         block_tokens: int,
         index: int,
         request: HashedRequest,
+        finish_copies: Callable[[], float],
         ledger: LossLedger,
     ) -> None:
-        super().__init__(cache, block_tokens, index, request)
+        super().__init__(cache, block_tokens, index, request, finish_copies)
         self._ledger = ledger
         chain = request.prompt_ids[: self.whole]
         self.served.lost = ledger.look_up(chain, self.hit, self.hit)
@@ -207,8 +224,16 @@ class LedgerRun(ShadowRun):
 class ShadowWorld(LoadedShadow):
     """Feeds requests of a trace to a shadow and says what each found."""
 
-    def __init__(self, cache: ShadowCache, block_tokens: int, *, ledger: bool = True) -> None:
-        super().__init__(cache, block_tokens)
+    def __init__(
+        self,
+        cache: ShadowCache,
+        block_tokens: int,
+        *,
+        cost: CostModel | None = None,
+        copy_rate: float = math.inf,
+        ledger: bool = True,
+    ) -> None:
+        super().__init__(cache, block_tokens, cost, copy_rate)
         self.ledger = LossLedger() if ledger else None
         self._fresh: Iterator[int] = itertools.count(1 << 40)
         self._served = 0
@@ -233,7 +258,7 @@ class ShadowWorld(LoadedShadow):
         if observe is not None:
             observe(arrival.index, prompt, output)
         hashed = _hashed(request, len(prompt), _chained(prompt + output))
-        shared = (self.cache, self.block_tokens, arrival.index, hashed)
+        shared = (self.cache, self.block_tokens, arrival.index, hashed, self.finish_copies)
         return ShadowRun(*shared) if self.ledger is None else LedgerRun(*shared, self.ledger)
 
 

@@ -18,9 +18,6 @@ from lab.costs import load_cost, split_memory
 Engine = Literal["sglang", "shadow", "paper"]
 Memory = Literal["static", "elastic"]
 
-#: Uses of a prefix until it is copied to the host; under ``write_back`` it is when it is evicted.
-WRITE_POLICIES = {"write_through": 1, "write_through_selective": 2, "write_back": 2}
-
 #: The release that the product is a plugin of.
 DEFAULT_BASE = "0.5.23"
 
@@ -31,7 +28,7 @@ class HostSpec:
 
     Attributes:
         share: its size, as a multiple of the device's: ``--hicache-ratio``.
-        write_policy: a key of :data:`WRITE_POLICIES`, as ``--hicache-write-policy``.
+        write_policy: as ``--hicache-write-policy``.
         bytes_per_second: of a copy to the device, for which its request waits.
     """
 

@@ -10,6 +10,7 @@ import advise
 import pytest
 from sglang.srt.marconi_utils import cost_by_name
 from sglang.srt.mem_cache.marconi.advice import command as product
+from sglang.srt.mem_cache.marconi.advice.host_tier import HostSpeeds, advise_host, host_text
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.advice.replay import POLICY_ROWS, Advice
 from sglang.srt.mem_cache.marconi.advice.replay import advise as give_advice
@@ -118,3 +119,63 @@ def test_the_command_line_prints_the_curve_and_the_command(tmp_path, capsys):
     assert printed.count("150 requests that arrive in 149 s, 4 at a time, 100 TFLOP/s") == 3
     with pytest.raises(SystemExit, match="No such file"):
         advise.main(["--trace", "/nowhere", "--model", MODEL, "--memory-gib", "3"])
+
+
+SPEEDS = HostSpeeds(100e12, 50e9)
+
+
+def test_the_host_tier_that_saves_most_is_advised():
+    options = {"block_tokens": 64, "ratios": (0.5,), "rows": tuple(POLICY_ROWS)}
+    found = advise_host(
+        *(hashed(uneven(30, 300)), cost_by_name(MODEL), 3 * 2**30),
+        **options,
+        host_ratios=(0.5, 4.0),
+        speeds=SPEEDS,
+    )
+    small, large = found
+    assert large.stock.saved > small.stock.saved + 0.05, "a larger host gives more back"
+    for one in found:
+        assert one.best.saved == max(option.saved for option in one.tried)
+        assert {(o.policy, o.write_policy) for o in one.tried} == {
+            (policy, write_policy)
+            for policy in ("stock LRU", "policy 3 (value)")
+            for write_policy in ("write_through", "write_back")
+        }
+    assert small.best.policy == "policy 3 (value)"
+    assert small.best.saved > small.stock.saved + 0.05
+    printed = host_text(found, SPEEDS)
+    assert f"{100 * small.best.saved:.1f} ({small.best.ratio:g})" in printed
+    assert "100 TFLOP/s, copies at 50 GB/s" in printed
+
+
+def test_a_copy_costs_what_it_takes():
+    cost, requests = cost_by_name(MODEL), hashed(uneven(30, 300))
+    options = {"block_tokens": 64, "ratios": (), "rows": (), "host_ratios": (4.0,)}
+    fast, slow = (
+        advise_host(requests, cost, 3 * 2**30, **options, speeds=HostSpeeds(100e12, rate))[0].stock
+        for rate in (50e9, 5e9)
+    )
+    assert fast.token_hit_rate == slow.token_hit_rate
+    assert fast.saved > slow.saved + 0.01
+
+
+def test_the_command_line_sizes_the_host_tier(tmp_path, capsys):
+    path = tmp_path / "trace.jsonl"
+    lines = [
+        {"timestamp": i * 1000, "session_id": str(ids[0]), "input_length": 64 * len(ids)}
+        | {"output_length": 1, "hash_ids": ids}
+        for i, ids in enumerate(uneven(20, 120))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--trace", str(path), "--model", MODEL, "--memory-gib", "3", "--host-ratio", "1,4"]
+    with pytest.raises(SystemExit, match="--host-ratio is given without --tflops"):
+        advise.main(words)
+    words += ["--tflops", "100", "--policy", "policy 3 (value)"]
+    assert advise.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "Best above 1 times the device's memory: policy 3 (value) under" in printed
+    assert "--enable-hierarchical-cache --hicache-ratio 4 --hicache-write-policy write_" in printed
+    assert advise.main([*words, "--json"]) == 0
+    small, large = json.loads(capsys.readouterr().out)["host_tier"]
+    assert (small["host_ratio"], large["host_ratio"]) == (1, 4)
+    assert "--hicache-ratio 1 " in small["command"] and small["best"]["saved"] > 0

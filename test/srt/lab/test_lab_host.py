@@ -12,7 +12,6 @@ from lab.cpu_cache import CpuCache, server_context
 from lab.host_tier import HostTier
 from lab.replay_cache import Replay
 from lab.served import BlockCost
-from lab.spec import WRITE_POLICIES
 from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.advice.load.arrivals import TraceArrivals
@@ -20,6 +19,7 @@ from sglang.srt.mem_cache.marconi.advice.load.scheduler import Scheduler
 from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
+from sglang.srt.mem_cache.marconi.tuning.hosted_cache import WRITE_POLICIES
 from test_simulate import chat_trace
 from traces import Request
 
@@ -66,7 +66,11 @@ def test_bad_options_are_refused(trace):
     for options, named in (
         (("--host-share", "0"), "--host-share is 0"),
         (("--host-share", "1", "--host-gbps", "nan"), "--host-gbps is nan"),
-        (("--host-share", "1", "--engine", "shadow"), "--host-share is 1 but --engine is shadow"),
+        (("--host-share", "1", "--engine", "paper"), "--host-share is 1 but --engine is paper"),
+        (
+            ("--host-share", "1", "--engine", "shadow", "--memory", "elastic", "--policy", "value"),
+            "--host-share is 1 but --memory is elastic",
+        ),
     ):
         with pytest.raises(SystemExit, match=named):
             simulate.main(["--trace", str(trace), *MODEL, *TIGHT, *options])

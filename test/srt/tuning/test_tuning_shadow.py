@@ -93,11 +93,12 @@ class RealRun:
         if missing > 0:
             self._kv = torch.cat([self._kv, taken(self._cache.alloc_kv(missing))])
 
-    def extend(self, ids: list[int], prompt_end: int | None = None) -> None:
+    def give(self, ids: list[int], prompt_end: int | None = None) -> None:
+        """Give the tree what was computed, with a state; the last one is one it worked on."""
         if len(ids) <= self.depth:
             return
-        self.compute(ids)
-        state = taken(self._cache.alloc_state())
+        last = prompt_end is not None
+        state = self._states.pop() if last else taken(self._cache.alloc_state())
         tree, given = self._cache.cache, len(ids) - self.depth
         held = tree.path_device_indices(self._node)[: self.depth]
         inserted = tree.insert(
@@ -170,8 +171,8 @@ class RealTwin:
         admission = ADMISSIONS[self.cache.cache.marconi.config.marconi_admission]()
         try:
             for forward in forwards(admission, whole, chunk):
-                run.extend(prompt[: forward.state_depth])
                 run.compute(prompt[: forward.end])
+                run.give(prompt[: forward.state_depth])
             run.compute(prompt)
         except OutOfMemory:
             run.release()
@@ -189,7 +190,7 @@ class RealTwin:
             if finished:
                 run.compute(ids)
                 if tracked > len(request.prompt_ids):
-                    run.extend(ids[:tracked], prompt_end=len(request.prompt_ids))
+                    run.give(ids[:tracked], prompt_end=len(request.prompt_ids))
         except OutOfMemory:
             pass
         finally:

@@ -5,7 +5,8 @@
 Reads what a server wrote under ``--marconi-record``, replays it on block hashes, one request at a
 time, and prints FLOPs saved over ``--mamba-full-memory-ratio`` and by elastic memory, the launch
 command of the best, and what cached states of other types would hit. With ``--tflops`` and
-``--running`` it serves the requests once more as they arrived, under each ``--schedule-policy``.
+``--running`` it serves the requests once more as they arrived, under each ``--schedule-policy``;
+with ``--tflops`` and ``--host-ratio`` above a host tier of each size and write policy.
 The trace lab's ``advise.py`` does the same for traces of other formats.
 """
 
@@ -21,6 +22,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sglang.srt.marconi_utils import ModelCost, cost_by_name, cost_from_config
+from sglang.srt.mem_cache.marconi.advice.host_tier import (
+    HostAdvice,
+    HostSpeeds,
+    advise_host,
+    host_text,
+)
 from sglang.srt.mem_cache.marconi.advice.load.schedules import FCFS
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from sglang.srt.mem_cache.marconi.advice.order_text import order_text
@@ -78,9 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="try this one beside stock LRU; may be given several times (default: all). One of "
         + "; ".join(f'"{name}"' for name in POLICY_ROWS),
     )
+    parser.add_argument("--tflops", type=_positive, help="TFLOP/s that the server prefills with")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     load = parser.add_argument_group("orders of service, for requests whose arrival is known")
-    load.add_argument("--tflops", type=_positive, help="TFLOP/s that the server prefills with")
     load.add_argument("--running", type=_count, help="as its --max-running-requests")
     load.add_argument(
         "--prefill-ms", type=_milliseconds, default=0.0, help="more for each prefill batch"
@@ -92,6 +99,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2000,
         metavar="N",
         help="serve the first N (default: %(default)s); the whole recording is replayed before",
+    )
+    host = parser.add_argument_group("a host tier (HiCache)")
+    host.add_argument(
+        "--host-ratio",
+        type=_ratios,
+        metavar="TIMES",
+        help="its memory in multiples of the device's, as --hicache-ratio; comma-separated",
+    )
+    host.add_argument(
+        "--host-gbps", type=_positive, default=50.0, help="GB/s of a copy (default: %(default)g)"
     )
 
 
@@ -132,12 +149,14 @@ def advised(
         ratios=advice.ratios,
     )
     orders, left_out = _orders(options, requests, block, cost, advice)
+    hosts = _hosts(options, requests, block, cost, advice)
     if options.json:
         more = {
             "command": command(advice.best, options.model, orders),
             "state_types": types,
             "orders": {_titled(option): order for option, order in orders.items()},
             "orders_left_out": left_out,
+            "host_tier": [{**asdict(one), "command": _above(one, options.model)} for one in hosts],
         }
         return json.dumps({**asdict(advice), **more}, default=asdict)
     parts = [table(advice)]
@@ -145,6 +164,9 @@ def advised(
         server = _loaded_server(options)
         parts += [order_text(_titled(option), found, server) for option, found in orders.items()]
     parts += [summary(advice, options.model, orders), left_out, type_table(types, cost)]
+    if hosts:
+        parts.append(host_text(hosts, _speeds(options)))
+        parts += [_host_summary(one, options.model) for one in hosts]
     return "\n\n".join(filter(None, parts))
 
 
@@ -181,6 +203,51 @@ def _orders(
 
     tried = dict.fromkeys((advice.best, advice.static, advice.stock))
     return {option: found(option) for option in tried}, ""
+
+
+def _hosts(
+    options: argparse.Namespace,
+    requests: Sequence[HashedRequest],
+    block: int,
+    cost: ModelCost,
+    advice: Advice,
+) -> tuple[HostAdvice, ...]:
+    """What a host tier would have saved, where its size is given.
+
+    Raises:
+        ValueError: without the server's speed nobody can say what a copy is worth.
+    """
+    if options.host_ratio is None:
+        return ()
+    if options.tflops is None:
+        raise ValueError("--host-ratio is given without --tflops; allowed is with a number > 0")
+    return advise_host(
+        *(requests, cost, options.memory_gib * 2**30),
+        block_tokens=block,
+        ratios=advice.ratios,
+        rows=tuple(options.policy or POLICY_ROWS),
+        host_ratios=options.host_ratio,
+        speeds=_speeds(options),
+    )
+
+
+def _speeds(options: argparse.Namespace) -> HostSpeeds:
+    return HostSpeeds(options.tflops * 1e12, options.host_gbps * 1e9)
+
+
+def _host_summary(found: HostAdvice, model: str) -> str:
+    return (
+        f"Best above {found.host_ratio:g} times the device's memory: {found.best.title}, "
+        f"{100 * found.best.saved:.1f} % of prefill seconds saved; {found.stock.title}, "
+        f"{100 * found.stock.saved:.1f} %, as SGLang does by default.\n" + _above(found, model)
+    )
+
+
+def _above(found: HostAdvice, model: str) -> str:
+    """How to launch what is best above a host tier."""
+    best = found.best
+    plain = Option(best.policy, best.ratio, best.saved, best.token_hit_rate)
+    return f"{command(plain, model)} {best.flags}"
 
 
 def _loaded_server(options: argparse.Namespace) -> LoadedServer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival, Sent
@@ -16,6 +17,8 @@ from sglang.srt.mem_cache.marconi.eviction.policy import (
     REFRESH_PASSES,
     QueueObserver,
 )
+from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
+from sglang.srt.mem_cache.marconi.tuning.hosted_cache import HostedShadowCache
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 
@@ -25,12 +28,21 @@ class ShadowRun:
 
     Attributes:
         hit: blocks of its prompt that hit.
+
+    Args:
+        finish_copies: see :meth:`LoadedShadow.finish_copies`.
     """
 
     def __init__(
-        self, cache: ShadowCache, block_tokens: int, index: int, request: HashedRequest
+        self,
+        cache: ShadowCache,
+        block_tokens: int,
+        index: int,
+        request: HashedRequest,
+        finish_copies: Callable[[], float] = float,
     ) -> None:
         self._cache, self._block, self._index = cache, block_tokens, index
+        self._finish_copies = finish_copies
         self.request = request
         self._prompt = len(request.prompt_ids)
         # The last token of a prompt is always computed, so its block cannot hit.
@@ -51,7 +63,14 @@ class ShadowRun:
         return self._index, self._prompt + len(self.request.output_ids)
 
     def admit(self) -> None:
-        self._cache.admit(self._index)
+        before = self._cache.stands_at(self._index)
+        hit = self._cache.admit(self._index)
+        self.served.loaded_tokens = (hit - before) * self._block
+        if hit != self.hit:
+            # The device had no room for what the host has.
+            self.hit = self._computed = self._end = hit
+            self.served.hit_tokens = hit * self._block
+        self._charge_copies()
 
     def next_chunk(self, limit: int | None = None) -> tuple[int, int] | None:
         if not self.has_chunks:
@@ -69,6 +88,7 @@ class ShadowRun:
         self.has_chunks = self._computed < self._prompt
         if not self.has_chunks:
             self.served.served = self._cache.prefill(self._index)
+            self._charge_copies()
 
     def decode(self) -> None:
         if not self.served.served:
@@ -80,9 +100,13 @@ class ShadowRun:
             self._cache.end(self._index, None)
             return
         self._cache.end(self._index, self.request.output_ids, self.request.hint)
+        self._charge_copies()
 
     def cancel(self) -> None:
         self._cache.end(self._index, None)
+
+    def _charge_copies(self) -> None:
+        self.served.copy_seconds += self._finish_copies()
 
 
 class LoadedShadow:
@@ -90,12 +114,30 @@ class LoadedShadow:
 
     Args:
         block_tokens: tokens a block of the requests' hashes.
+        cost: of the model, and
+        copy_rate: bytes a second of a copy to and from the host, where there is one.
     """
 
-    def __init__(self, cache: ShadowCache, block_tokens: int) -> None:
+    def __init__(
+        self,
+        cache: ShadowCache,
+        block_tokens: int,
+        cost: CostModel | None = None,
+        copy_rate: float = math.inf,
+    ) -> None:
         self.cache = cache
         self.block_tokens = block_tokens
+        self._cost, self._copy_rate = cost, copy_rate
+        self._waited_for = 0.0
         self._passes = 0
+
+    def finish_copies(self) -> float:
+        """Seconds that were waited for copies since it was asked last."""
+        if not isinstance(self.cache, HostedShadowCache):
+            return 0.0
+        assert self._cost is not None, "copies are counted in bytes"
+        before, self._waited_for = self._waited_for, self.cache.waited_bytes(self._cost)
+        return (self._waited_for - before) / self._copy_rate
 
     @property
     def matches_all(self) -> bool:
@@ -137,7 +179,9 @@ class LoadedShadow:
 
     def begin(self, arrival: Arrival) -> ShadowRun:
         request = cast(HashedRequest, arrival.request)
-        return ShadowRun(self.cache, self.block_tokens, arrival.index, request)
+        return ShadowRun(
+            *(self.cache, self.block_tokens, arrival.index, request), self.finish_copies
+        )
 
     def fits(self, runs: Sequence[Run]) -> bool:
         return self.cache.fits([cast(ShadowRun, run).wanted for run in runs])

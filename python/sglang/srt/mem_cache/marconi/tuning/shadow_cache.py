@@ -63,6 +63,7 @@ class _Run:
 
     Attributes:
         lookup: blocks of its prompt that could have hit.
+        inserted: blocks that it has given to the tree, or found there, as far as somebody counts.
     """
 
     node: ShadowNode
@@ -71,6 +72,7 @@ class _Run:
     kv: int = 0
     states: int = 0
     branch: int = 0
+    inserted: int = 0
     given: LastGiven = field(default_factory=LastGiven)
 
     @property
@@ -101,12 +103,15 @@ class ShadowCache:
         # SGLang's own admission keeps every state: nothing is to be judged.
         judges = not isinstance(self._admission, SGLangAdmission)
         self._given = GivenStates(self._admission) if judges else None
-        self.tree = ShadowTree(self.policy, self.shape.block_tokens, self._given)
+        self.tree = self._make_tree()
         self.kv_free = self.shape.kv_blocks
         self.states_free = self.shape.state_slots
         self.evictions = 0
         self._runs: dict[int, _Run] = {}
         self._evicted: dict[int, int] = {}
+
+    def _make_tree(self) -> ShadowTree:
+        return ShadowTree(self.policy, self.shape.block_tokens, self._given)
 
     # -- the stream of requests
 
@@ -118,8 +123,8 @@ class ShadowCache:
         Returns:
             Blocks of its prompt that hit; 0 if it was dropped.
         """
-        hit = self.match(run_id, hashes, prompt_tokens)
-        self.admit(run_id)
+        self.match(run_id, hashes, prompt_tokens)
+        hit = self.admit(run_id)
         return hit if self.prefill(run_id) else 0
 
     def match(self, run_id: int, hashes: array[int], prompt_tokens: int) -> int:
@@ -135,11 +140,20 @@ class ShadowCache:
         self._runs[run_id] = _Run(node, hashes, lookup, branch=branch)
         return node.end
 
-    def admit(self, run_id: int) -> None:
-        """A request that was matched is served: what it resumes at is used."""
+    def stands_at(self, run_id: int) -> int:
+        """Blocks up to which a request's path is its own or the tree's on the device."""
+        return self._runs[run_id].depth
+
+    def admit(self, run_id: int) -> int:
+        """A request that was matched is served: what it resumes at is used.
+
+        Returns:
+            Blocks of its prompt that hit.
+        """
         run = self._runs[run_id]
         self.tree.use(run.node)
         self._report_return(run.hashes, run.node.end, run.lookup)
+        return run.node.end
 
     def prefill(self, run_id: int) -> bool:
         """Prefill an admitted request's prompt; ``False`` if it did not fit, and was dropped."""
@@ -204,8 +218,12 @@ class ShadowCache:
             try:
                 self._compute(run, total)
                 tracked = total // self.shape.track * self.shape.track
-                if tracked > prompt:
-                    self._extend(run, tracked, prompt_end=prompt)
+                if tracked > run.depth and tracked > prompt:
+                    if run.states:
+                        # It gives away one of those that it worked on.
+                        run.states -= 1
+                        self.states_free += 1
+                    self._give(run, tracked, prompt_end=prompt)
             except _OutOfMemory:
                 pass
         self._release(run)
@@ -257,9 +275,9 @@ class ShadowCache:
             branch=run.branch or None,
         )
         for chunk in forwards(self._admission, whole, shape.chunk):
-            if chunk.state_depth is not None:
-                self._extend(run, chunk.state_depth)
             self._compute(run, chunk.end)
+            if chunk.state_depth is not None and chunk.state_depth > run.depth:
+                self._give(run, chunk.state_depth)
         # A prompt that hits as a whole ends in a token that fills no block.
         self._compute(run, prompt)
 
@@ -273,16 +291,13 @@ class ShadowCache:
             self._take_kv(missing)
             run.kv += missing
 
-    def _extend(self, run: _Run, blocks: int, prompt_end: int | None = None) -> None:
-        """Compute the first ``blocks`` blocks and give them to the tree with a state.
+    def _give(self, run: _Run, blocks: int, prompt_end: int | None = None) -> None:
+        """Give the tree the first ``blocks`` blocks, which are computed, with a state.
 
         Args:
             prompt_end: blocks of the prompt, if the request gives no state after this one.
         """
         depth = run.depth
-        if blocks <= depth:
-            return
-        self._compute(run, blocks)
         self._take_state()
         node, fresh, added = self.tree.insert(run.node, run.hashes, blocks)
         self.states_free += not fresh

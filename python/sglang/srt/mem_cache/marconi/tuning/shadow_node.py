@@ -53,6 +53,11 @@ class ShadowNode:
         return self.hashes
 
     @property
+    def survives(self) -> bool:
+        """A request can resume at its end."""
+        return self.has_state
+
+    @property
     def is_evictable_leaf(self) -> bool:
         return not self.children and not self.locks and self.parent is not None
 

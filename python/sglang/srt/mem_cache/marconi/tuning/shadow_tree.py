@@ -30,12 +30,15 @@ class ShadowTree:
         given: told what happens to the states that requests give, if there is one.
     """
 
+    node_type: type[ShadowNode] = ShadowNode
+    view_type: type[ShadowView] = ShadowView
+
     def __init__(
         self, policy: EvictionPolicy, block_tokens: int, given: GivenStates | None = None
     ) -> None:
         self._given = given
-        self.view = ShadowView(policy, block_tokens)
-        self.root = ShadowNode(0, None, array("Q"), 0)
+        self.view = self.view_type(policy, block_tokens)
+        self.root = self.node_type(0, None, array("Q"), 0)
         self.now = 0
         self._time = 0
         self._next_id = 1
@@ -76,7 +79,7 @@ class ShadowTree:
             end = child.end
             if end <= blocks and child.last == hashes[end - 1]:
                 node, depth = child, end
-                if node.has_state:
+                if node.survives:
                     best = node
                 continue
             depth = shared_depth(child, hashes, min(end, blocks))
@@ -229,7 +232,7 @@ class ShadowTree:
     # -- internals
 
     def _add(self, parent: ShadowNode, hashes: array[int], start: int, end: int) -> ShadowNode:
-        node = ShadowNode(self._next_id, parent, hashes[start:end], start)
+        node = self.node_type(self._next_id, parent, hashes[start:end], start)
         self._next_id += 1
         self._nodes[node.id] = node
         parent.children[hashes[start]] = node
@@ -243,7 +246,7 @@ class ShadowTree:
         parent = lower.parent
         assert parent is not None
         kept = at - lower.start
-        upper = ShadowNode(self._next_id, parent, lower.hashes[:kept], lower.start)
+        upper = self.node_type(self._next_id, parent, lower.hashes[:kept], lower.start)
         self._next_id += 1
         self._nodes[upper.id] = upper
         upper.locks = lower.locks

@@ -49,7 +49,7 @@ class ShadowView:
         while stack:
             child = stack.pop()
             self._marked[child.id] = child
-            if not child.has_state:
+            if not child.survives:
                 stack.extend(child.children.values())
 
     def report_left(self) -> None:
@@ -74,7 +74,8 @@ class ShadowView:
 
     def _refresh_node(self, node: ShadowNode, now: int) -> None:
         known, is_leaf = node.prefix, node.is_evictable_leaf
-        if not (node.has_state or is_leaf):
+        host_state, host_kv = self._on_host(node)
+        if not (node.has_state or is_leaf or host_state or (host_kv and not node.children)):
             if known is not None:
                 node.prefix = None
                 self.policy.on_remove(known)
@@ -83,10 +84,10 @@ class ShadowView:
         assert above is not None
         tokens = self._block_tokens
         segment_from = above.end * tokens
-        while above.parent is not None and not above.has_state and len(above.children) <= 1:
+        while above.parent is not None and not above.survives and len(above.children) <= 1:
             above = above.parent
         exclusive_from = above.end * tokens
-        while above.parent is not None and not above.has_state:
+        while above.parent is not None and not above.survives:
             above = above.parent
         reuse_from = above.end * tokens
         reuse_id = above.id if above.parent is not None else None
@@ -104,6 +105,8 @@ class ShadowView:
                 state_locked=node.state_locks > 0,
                 last_access=node.accessed,
                 reuse_id=reuse_id,
+                host_state=host_state,
+                host_kv=host_kv,
             )
             self._next_order += 1
             self.policy.on_insert(node.prefix, now)
@@ -117,4 +120,9 @@ class ShadowView:
         known.is_leaf = is_leaf
         known.state_locked = node.state_locks > 0
         known.last_access = node.accessed
+        known.host_state, known.host_kv = host_state, host_kv
         self.policy.on_change(known)
+
+    def _on_host(self, node: ShadowNode) -> tuple[bool, bool]:
+        """``host_state`` and ``host_kv`` of what the policy knows of ``node``."""
+        return False, False
