@@ -58,7 +58,7 @@ def lived(
             caught.append(repr(error))
 
     ours.count_fallback = count_fallback
-    ours.count_error = lambda what, error: caught.append(f"{what}: {error!r}")
+    ours.count_error = lambda what, error, instead: caught.append(f"{what}: {error!r}")
     try:
         life.run(requests)
     finally:

@@ -68,7 +68,7 @@ def test_what_storage_would_get_is_copied(core: str):
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_an_error_copies_as_sglang_does_and_is_counted(core: str):
+def test_an_error_copies_as_sglang_does_and_is_counted(core: str, caplog: pytest.LogCaptureFixture):
     harness, tier = hosted(core=core, write_policy="write_back")
     harness.insert(sequence(10, 1))
     harness.insert(sequence(20, 1))
@@ -79,6 +79,8 @@ def test_an_error_copies_as_sglang_does_and_is_counted(core: str):
     assert tier.used()[0] == 20
     assert harness.cache.stats.errors > 0 and not harness.cache.stats.fallbacks
     assert harness.cache.stats.backups_skipped == 0
+    said = "weighing a backup failed, the copy is made, as SGLang would; counted"
+    assert caplog.text.count(said) == 1 and "LRU" not in caplog.text
 
 
 @pytest.mark.parametrize("core", CORES)

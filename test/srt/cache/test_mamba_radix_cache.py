@@ -367,6 +367,44 @@ def test_an_error_in_scoring_falls_back_to_lru_and_is_counted(pool, monkeypatch,
 
 
 @on_both_cores
+def test_the_log_says_what_happens_where_something_failed(monkeypatch, caplog):
+    """Of LRU only where a victim is chosen: an operator goes by the line."""
+    harness = TreeHarness(3)
+    harness.insert(sequence(10, 1))
+    cache = harness.cache
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    for owner, name in (
+        (cache._lookups, "take"),
+        (cache._lookups, "returned"),
+        (cache._lookups, "note_held"),
+        (cache._waiting, "note"),
+        (cache._client_hints, "closed"),
+    ):
+        monkeypatch.setattr(owner, name, broken)
+    cache.count_request(None)
+    cache.note_return(None)
+    cache.note_held(None, 1)
+    cache.note_queue([], matched=True)
+    cache.release_session("a")
+    assert cache.stats.errors == 5
+    for line in (
+        "counting a request failed, the counters leave it out; counted",
+        "telling the policy of a return failed, it learns nothing from it; counted",
+        "explaining a lookup failed, the counters leave it out; counted",
+        "noting who waits failed, the policy goes by who waited before; counted",
+        "taking a hint failed, the hint is ignored; counted",
+    ):
+        assert line in caplog.text
+    assert "LRU" not in caplog.text
+    monkeypatch.setattr(cache.view, "state_created", broken)
+    harness.insert(sequence(10, 2))
+    assert "event failed, SGLang's LRU decides until the tree is learnt anew" in caplog.text
+
+
+@on_both_cores
 def test_an_error_in_the_view_makes_decisions_lru_until_the_tree_is_learnt_anew(monkeypatch):
     harness = TreeHarness(2)
     harness.insert(sequence(10, 1))

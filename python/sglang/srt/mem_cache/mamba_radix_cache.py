@@ -17,7 +17,7 @@ from sglang.srt.mem_cache.mamba_radix.shared_memory import SharedMemory
 from sglang.srt.mem_cache.mamba_radix.transfers import finish_transfers
 from sglang.srt.mem_cache.mamba_radix.waiting import WaitingRequests
 from sglang.srt.mem_cache.marconi.admission.rules import ADMISSIONS
-from sglang.srt.mem_cache.marconi.attach.accounts import MarconiAccounts
+from sglang.srt.mem_cache.marconi.attach.accounts import UNCOUNTED, MarconiAccounts
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier, MarconiSetup
 from sglang.srt.mem_cache.marconi.eviction.policy import (
     HostOrderer,
@@ -143,7 +143,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
             view.refresh()
             worth = cast(HostOrderer, policy).is_worth_backup(view.prefix(node))
         except Exception as error:
-            self.count_error("weighing a backup", error)
+            self.count_error("weighing a backup", error, "the copy is made, as SGLang would")
             return True
         self.stats.backups_skipped += not worth
         return worth
@@ -312,7 +312,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
             try:
                 self._note_match(params, result)
             except Exception as error:
-                self.count_error("explaining a lookup", error)
+                self.count_error("explaining a lookup", error, UNCOUNTED)
         return result
 
     def _note_match(self, params: Any, result: Any) -> None:
@@ -330,7 +330,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         try:
             self._waiting.note(queue, matched=matched)
         except Exception as error:
-            self.count_error("noting who waits", error)
+            self.count_error("noting who waits", error, "the policy goes by who waited before")
 
     def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
         if is_probe(req):
@@ -350,7 +350,7 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         try:
             self._client_hints.closed(session_id)
         except Exception as error:
-            self.count_error("taking a hint", error)
+            self.count_error("taking a hint", error, "the hint is ignored")
         if self.tuning is not None:
             self.tuning.session_closed(session_id)
 
@@ -360,6 +360,6 @@ class MambaRadixCache(MarconiAccounts, UnifiedRadixCache):
         try:
             hint = self._client_hints.ended(req)
         except Exception as error:
-            self.count_error("taking a hint", error)
+            self.count_error("taking a hint", error, "the hint is ignored")
         if self.tuning is not None:
             self.tuning.released(req, hint)

@@ -47,7 +47,7 @@ class MambaRadixAdmission:
                 prompt_end=len(req.origin_input_ids) if finished else None,
             )
         except Exception as error:
-            self._cache.count_error("taking a state back", error)
+            self._cache.count_error("taking a state back", error, "the state stays")
 
     def follow(
         self,

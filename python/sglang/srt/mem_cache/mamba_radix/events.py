@@ -118,8 +118,8 @@ class HostCache(TreeEvents, Protocol):
     cache_controller: Any
     ongoing_write_through: Any
 
-    def count_error(self, what: str, error: Exception) -> None:
-        """Count an error that ended nothing but ``what``."""
+    def count_error(self, what: str, error: Exception, instead: str) -> None:
+        """Count an error that ended nothing but ``what``; ``instead`` is what happens now."""
 
     def start_shortage(self, pool: Pool) -> None:
         """Victims count under ``pool`` from now on."""

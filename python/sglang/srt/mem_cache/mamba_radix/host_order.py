@@ -150,5 +150,7 @@ class HostOrder:
             try:
                 self._unlock(id)
             except Exception as unlocking:
-                cache.count_error("unlocking what the host holds", unlocking)
+                cache.count_error(
+                    "unlocking what the host holds", unlocking, "the host keeps it until a flush"
+                )
         return cache.evict_from_host(count, component_type)

@@ -16,6 +16,9 @@ from sglang.srt.mem_cache.marconi.admission.given_states import LastGiven
 from sglang.srt.mem_cache.marconi.admission.rules import Admission, Chunk, boundaries
 from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 
+#: What happens where a cut fails.
+UNCUT = "SGLang's prefill goes on without it"
+
 
 @dataclass
 class AdmissionRun(LastGiven):
@@ -72,7 +75,7 @@ class PrefillCuts:
                 return shape
             return replace(shape, extend_len=cut - start, max_new_tokens=0, is_chunked=True)
         except Exception as error:
-            self._cache.count_error("cutting a prefill at its branch point", error)
+            self._cache.count_error("cutting a prefill at its branch point", error, UNCUT)
             return shape
 
     def limit(self, adder: Any, req: Any) -> None:
@@ -85,7 +88,7 @@ class PrefillCuts:
             if cut is not None:
                 adder.chunked_req_limit = cut - start
         except Exception as error:
-            self._cache.count_error("cutting a prefill at its branch point", error)
+            self._cache.count_error("cutting a prefill at its branch point", error, UNCUT)
 
     def _comes_too_soon(self, adder: Any, req: Any, start: int) -> bool:
         """Whether a request before ``req`` is about to leave a state deeper on its path.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.marconi.attach.setup import OnError
 from sglang.srt.mem_cache.marconi.config import MarconiConfig
 from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
@@ -24,6 +25,8 @@ from sglang.srt.runtime_context import get_exec, mamba_checkpoint_grid, mamba_tr
 
 #: Tokens that one hash stands for, unless a page is longer.
 BLOCK_TOKENS = 64
+#: What happens where it cannot be told.
+UNTOLD = "the tuner does without it"
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class MambaRadixTuning:
         self,
         controller: Controller,
         block_tokens: int,
-        on_error: Callable[[str, Exception], None],
+        on_error: OnError,
     ) -> None:
         self.controller = controller
         self._tuner = controller.tuner
@@ -67,13 +70,13 @@ class MambaRadixTuning:
             try:
                 self._follow(req)
             except Exception as error:
-                self._on_error("telling the tuner of a request", error)
+                self._on_error("telling the tuner of a request", error, UNTOLD)
         if not getattr(req, "marconi_tuning_counted", False):
             req.marconi_tuning_counted = True
             try:
                 self.controller.count_request(evicted)
             except Exception as error:
-                self._on_error("counting a request for the tuner", error)
+                self._on_error("counting a request for the tuner", error, UNTOLD)
 
     def released(self, req: Any, hint: Hint | None = None) -> None:
         """A request gave its memory back, finished or not.
@@ -85,7 +88,7 @@ class MambaRadixTuning:
             try:
                 self._release(req, hint)
             except Exception as error:
-                self._on_error("telling the tuner of a request's end", error)
+                self._on_error("telling the tuner of a request's end", error, UNTOLD)
 
     def count_into(self, stats: MarconiStats) -> None:
         """Bring the counters of tuning up to date."""
@@ -103,7 +106,7 @@ class MambaRadixTuning:
             try:
                 self._tuner.send(wire.flushed())
             except Exception as error:
-                self._on_error("telling the tuner of a flush", error)
+                self._on_error("telling the tuner of a flush", error, UNTOLD)
 
     def session_closed(self, session_id: str) -> None:
         """A streaming session gave its memory back: until then its first prompt was locked."""
@@ -112,7 +115,7 @@ class MambaRadixTuning:
             try:
                 self._tuner.send(wire.ended(followed.run_id, b""))
             except Exception as error:
-                self._on_error("telling the tuner of a session's end", error)
+                self._on_error("telling the tuner of a session's end", error, UNTOLD)
 
     def _follow(self, req: Any) -> None:
         run = _run_of(req)
@@ -194,7 +197,7 @@ def make_tuning(
     config: MarconiConfig,
     cost: ModelCost,
     adopt: Callable[[float], None],
-    on_error: Callable[[str, Exception], None],
+    on_error: OnError,
 ) -> MambaRadixTuning:
     """The tuning of one scheduler process's cache; the group's first rank starts the tuner.
 

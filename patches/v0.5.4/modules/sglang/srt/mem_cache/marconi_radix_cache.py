@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sglang.srt.mem_cache.mamba_radix_cache import LRUList, MambaRadixCache, TreeNode
-from sglang.srt.mem_cache.marconi.attach.accounts import MarconiAccounts
+from sglang.srt.mem_cache.marconi.attach.accounts import UNCOUNTED, MarconiAccounts
 from sglang.srt.mem_cache.marconi.attach.setup import MarconiSetup
 from sglang.srt.mem_cache.marconi.insight.stats import VictimKind
 from sglang.srt.mem_cache.marconi.prefix import Pool
@@ -153,7 +153,7 @@ class MarconiRadixCache(MarconiAccounts, MambaRadixCache):
                 try:
                     self._note_match(req, key, node, len(result.device_indices))
                 except Exception as error:
-                    self.count_error("explaining a lookup", error)
+                    self.count_error("explaining a lookup", error, UNCOUNTED)
         return result
 
     def insert(self, key: Any, value: Any = None, mamba_value: Any = None) -> Any:

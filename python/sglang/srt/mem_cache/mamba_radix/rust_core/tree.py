@@ -226,7 +226,9 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             for node in excess:
                 self.cache.report(self._state_evicted, node)
         except Exception as error:
-            self.cache.count_error("capping the states of a path", error)
+            self.cache.count_error(
+                "capping the states of a path", error, "the path keeps more than its cap"
+            )
         finally:
             self._let_go(held)
 

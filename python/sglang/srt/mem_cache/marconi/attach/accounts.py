@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 #: soon after another waits twice as long.
 FIRST_RECOVERY, LONGEST_RECOVERY = 16, 1024
 
+#: What happens where something failed, as the log says it.
+UNSOUND = "SGLang's LRU decides until the tree is learnt anew"
+UNCOUNTED = "the counters leave it out"
+
 # Reading an Enum's value takes Python code of the enum module.
 _NAMES = {pool: pool.value for pool in Pool}
 
@@ -99,7 +103,7 @@ class MarconiAccounts:
             event(*args)
         except Exception as error:
             self.view.is_sound = False
-            self.count_error("event", error)
+            self.count_error("event", error, UNSOUND)
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Let the view do now what a decision would do first.
@@ -110,7 +114,7 @@ class MarconiAccounts:
             step()
         except Exception as error:
             if not self.view.is_sound:
-                self.count_error("event", error)
+                self.count_error("event", error, UNSOUND)
 
     def forget_tree(self) -> None:
         """The tree was emptied."""
@@ -170,7 +174,7 @@ class MarconiAccounts:
             self._lookups.clear()
         except Exception as error:
             self.view.is_sound = False
-            self.count_error("learning the tree anew", error)
+            self.count_error("learning the tree anew", error, f"{UNSOUND}, later")
             return
         self.stats.view_rebuilds += 1
         logger.warning(
@@ -208,14 +212,14 @@ class MarconiAccounts:
         try:
             self._lookups.note_held(req, tokens)
         except Exception as error:
-            self.count_error("explaining a lookup", error)
+            self.count_error("explaining a lookup", error, UNCOUNTED)
 
     def note_return(self, req: Any) -> None:
         """See :meth:`Lookups.returned`."""
         try:
             self._lookups.returned(req)
         except Exception as error:
-            self.count_error("telling the policy of a return", error)
+            self.count_error("telling the policy of a return", error, "it learns nothing from it")
 
     def count_request(self, req: Any) -> None:
         """Count a request that is being prefilled; from the second call on it does nothing."""
@@ -230,25 +234,31 @@ class MarconiAccounts:
             if self.marconi.on_request is not None:
                 self.marconi.on_request(self.stats)
         except Exception as error:
-            self.count_error("counting a request", error)
+            self.count_error("counting a request", error, UNCOUNTED)
 
     # -- errors
 
     def count_fallback(self, pool: Pool | HostPool, error: Exception) -> None:
         """A decision in ``pool`` was left to LRU because of ``error``."""
         self.stats.fallbacks[pool.value] += 1
-        self._warn_once(f"choosing a victim in the {pool.value} pool", error)
+        what = f"choosing a victim in the {pool.value} pool"
+        self._warn_once(what, error, "SGLang's LRU goes on in its place")
 
-    def count_error(self, what: str, error: Exception) -> None:
+    def count_error(self, what: str, error: Exception, instead: str) -> None:
+        """Count an error that ended nothing but ``what``.
+
+        Args:
+            instead: what happens now, for the log: a clause of its own.
+        """
         self.stats.errors += 1
-        self._warn_once(what, error)
+        self._warn_once(what, error, instead)
 
-    def _warn_once(self, what: str, error: Exception) -> None:
+    def _warn_once(self, what: str, error: Exception, instead: str) -> None:
         if what not in self._warned:
             self._warned.add(what)
             logger.warning(
-                "Marconi: %s failed, SGLang's LRU goes on in its place; counted in "
-                "/server_info, logged once: %r",
+                "Marconi: %s failed, %s; counted in /server_info, logged once: %r",
                 what,
+                instead,
                 error,
             )

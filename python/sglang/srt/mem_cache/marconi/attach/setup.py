@@ -16,7 +16,7 @@ from sglang.srt.mem_cache.marconi.insight.metrics import PrometheusExporter
 from sglang.srt.mem_cache.marconi.insight.stats import MarconiStats
 
 Adopt = Callable[[float], None]
-OnError = Callable[[str, Exception], None]
+OnError = Callable[[str, Exception, str], None]
 
 
 class LowerTier(Enum):
