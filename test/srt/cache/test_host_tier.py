@@ -12,6 +12,7 @@ from lab.host_tier import HostTier
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from sglang.srt.mem_cache.marconi.tree import NO_NAMESPACE
+from sglang.srt.mem_cache.unified_cache.components.base import CacheTransferPhase
 from test_faults import break_at_random, slots_are_whole
 from test_rust_core import TOKENS, Twins, match
 from tree_harness import FULL, MAMBA, TreeHarness, live, path_tokens, server_context
@@ -134,10 +135,11 @@ def random_life(harness: TreeHarness, tier: HostTier, seed: int, operations: int
     tier.complete()
 
 
-MIRROR = ("copied_kv", "copied_state", "freed_kv", "freed_state", "lock", "learn", "descend")
+MIRROR = ("copied_kv", "state_lies_at", "freed_kv", "freed_state", "lock", "learn", "descend")
 HOST_ORDER = ("_lock_what_stays", "_unlock_lowest", "_lock", "_unlock", "let_go")
 CORE = ("_ask", "_ask_state", "_gone", "_forgotten", "_backed_up", "_left_device", "_locked")
-CORE += ("_ask_all", "_prefetched", "_state_prefetched", "_passed_over", "_excess_above")
+CORE += ("_ask_all", "_ask_copies", "_ask_slot", "_is_to_back_up")
+CORE += ("_prefetched", "_passed_over", "_excess_above")
 
 
 @pytest.mark.parametrize("write_policy", ["write_back", "write_through"])
@@ -175,6 +177,71 @@ def test_a_fault_costs_the_policy_and_nothing_else(part: str, name: str, write_p
         assert evict(harness, 8, 2)[0] >= 8
         assert stats.fallbacks.total() == before, "the policy does not choose again"
         slots_are_whole(harness)
+
+
+def copies_in_the_mirror(harness: TreeHarness) -> dict[int, Any]:
+    """Of each node that the mirror knows: the slots of its KV's copy, and where its state lies."""
+    mirror = harness.cache.tree
+    slots = {node.id: slot for slot, node in mirror._state_at.items() if node.host_state}
+    return {
+        node.id: (None if node.host_kv is None else node.host_kv.tolist(), slots.get(node.id))
+        for node in mirror.nodes.values()
+    }
+
+
+def copies_in_the_core(harness: TreeHarness) -> dict[int, Any]:
+    core = harness.cache.tree_core
+    found = {}
+    for id in harness.cache.tree.nodes:
+        kv = core.build_storage_backup_spec(id, False)
+        load = None
+        if core.component_has_host_value_only(id, MAMBA):
+            (transfer, *_) = core.build_hicache_transfers(MAMBA, id, CacheTransferPhase.LOAD_BACK)
+            load = int(transfer.host_indices[0])
+        found[id] = (None if kv is None else kv.host_value.tolist(), load)
+    return found
+
+
+@pytest.mark.parametrize("write_policy", ["write_back", "write_through"])
+@pytest.mark.parametrize("lost", ["copied_kv", "freed_kv", "freed_state", "all"])
+def test_a_rebuild_learns_anew_what_the_host_holds(lost: str, write_policy: str):
+    with server_context():
+        harness = TreeHarness(
+            3, core="rust", kv_tokens=160, state_slots=9, lower_tier=LowerTier.HOST
+        )
+        tier = HostTier(harness, 120, 8, write_policy)
+        cache, mirror = harness.cache, harness.cache.tree
+        random_life(harness, tier, 1, 60)
+        if lost == "all":
+            mirror.clear()
+            cache.tree_core._leaves.start_over()
+            cache.view.is_sound = False
+        else:
+            mend = break_at_random(mirror, lost, 7)
+            random_life(harness, tier, 2, 200)
+            assert mend()
+        for seed in range(3, 60):
+            random_life(harness, tier, seed, 20)
+            if cache.view.is_sound:
+                break
+        assert cache.stats.view_rebuilds
+        assert copies_in_the_mirror(harness) == copies_in_the_core(harness)
+        # What it knows of every slot, it need not look for among all nodes.
+        known: list[bool] = []
+
+        def noting(freed: Any) -> Any:
+            def noted(slots: Any) -> Any:
+                node = freed(slots)
+                known.append(node is not None)
+                return node
+
+            return noted
+
+        mirror.freed_kv, mirror.freed_state = noting(mirror.freed_kv), noting(mirror.freed_state)
+        random_life(harness, tier, 60, 200)
+        assert len(known) > 20 and all(known)
+        assert copies_in_the_mirror(harness) == copies_in_the_core(harness)
+        cache.view._check()
 
 
 VARIANTS = {

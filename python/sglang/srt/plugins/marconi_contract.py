@@ -461,10 +461,14 @@ sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     override finish_mamba_state_eviction(self, node_id)
     override demote(self, node_id)
     override drop_subtree_no_host(self, node_id)
+    call build_backup_spec(self, node_id)
+    call build_hicache_transfers(self, component_type, node_id, phase, *, host_indices=None,
+        token_ids=None, prefetch_tokens=0, staging_tokens=0, last_hash=None)
 sglang.srt.mem_cache.rust_tree_core.mem_cache.RustUnifiedTreeCoreBinding
     call is_full_device_evicted(self, node_id)
     call component_has_host_value_only(self, node_id, component_type)
     call node_backuped(self, node_id)
+    call build_storage_backup_spec(self, node_id, pass_prefix_keys)
     call set_hicache_enabled(self)
 sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.EvictDeviceLeafResult
     read backup_kv
@@ -474,6 +478,11 @@ sglang.srt.mem_cache.base_prefix_cache.InsertResult
     read inserted_host_node
 sglang.srt.mem_cache.hicache_storage.PoolTransfer
     read host_indices, nodes_to_load
+sglang.srt.mem_cache.rust_tree_core.mem_cache.StorageBackupSpecBinding
+    read host_value
+sglang.srt.mem_cache.unified_cache.components.base.CacheTransferPhase
+    read
+    read LOAD_BACK
 
 # mem_cache/mamba_radix/rust_core/tree.py: the Rust tree core cannot be made
 sglang.srt.mem_cache.cache_init_params.CacheInitParams

@@ -23,17 +23,15 @@ class HostedNode(MirrorNode):
         on_device: its KV lies on the device; on the host alone otherwise.
         host_state: its state lies on the host and not on the device.
         host_kv: slots of its KV's copy on the host, ``None`` without one.
-        state_copied: its state has a copy on the host.
     """
 
-    __slots__ = ("host_kv", "host_state", "on_device", "state_copied")
+    __slots__ = ("host_kv", "host_state", "on_device")
 
     def __init__(self, id: int, parent: MirrorNode | None, key: Segment) -> None:
         super().__init__(id, parent, key)
         self.on_device = True
         self.host_state = False
         self.host_kv: HostSlots | None = None
-        self.state_copied = False
 
     def has_child_on_device(self) -> bool:
         children: Any = self.children
@@ -44,6 +42,8 @@ class HostedMirror(TreeMirror):
     """Answers for a tree with a host tier.
 
     The owner says which host slots it freed, not whose they were: a copy is found by its first.
+    Where the copy of a state lies it tells once the device has let go of that state, and it frees
+    none before.
     """
 
     node_class = HostedNode
@@ -89,10 +89,9 @@ class HostedMirror(TreeMirror):
         node.host_kv = slots
         self._kv_at[int(slots[0])] = node
 
-    def copied_state(self, node: Any, slots: HostSlots) -> None:
-        """The state of ``node`` has a copy in this host slot."""
-        node.state_copied = True
-        self._state_at[int(slots[0])] = node
+    def state_lies_at(self, node: Any, slot: HostSlots) -> None:
+        """The state of ``node`` lies in this host slot, and not on the device."""
+        self._state_at[int(slot[0])] = node
 
     def freed_kv(self, slots: HostSlots) -> Any | None:
         """The node whose copy lay in these slots, which is none any more."""
@@ -101,12 +100,9 @@ class HostedMirror(TreeMirror):
             node.host_kv = None
         return node
 
-    def freed_state(self, slots: HostSlots) -> Any | None:
-        """The node whose state's copy lay in this slot."""
-        node = self._state_at.pop(int(slots[0]), None)
-        if node is not None:
-            node.state_copied = False
-        return node
+    def freed_state(self, slot: HostSlots) -> Any | None:
+        """The node whose state lay in this slot."""
+        return self._state_at.pop(int(slot[0]), None)
 
     # -- answers
 

@@ -1,7 +1,8 @@
 """SGLang 0.5.23's Rust tree core with a host tier below it (HiCache), under a policy.
 
-What SGLang copies to the host, loads back and forgets there it does by itself. Where it says which
-nodes an operation changed, these are asked anew; of what the host forgets it says the slots alone,
+SGLang copies to the host, loads back and forgets there by itself, but for copies of states that the
+policy leaves out and victims that it chooses there. Where SGLang says which nodes an operation
+changed, these are asked anew; of what the host forgets it says the slots alone,
 which the mirror knows the nodes of. Every question is a call into the core, about a microsecond.
 
 KV leaves under LRU, whose order the core keeps, are left to its own walk.
@@ -24,6 +25,7 @@ from sglang.srt.mem_cache.mamba_radix.rust_core.tree import (
     SGLangKeys,
 )
 from sglang.srt.mem_cache.rust_tree_core.adapter import RustUnifiedTreeCore
+from sglang.srt.mem_cache.unified_cache.components.base import CacheTransferPhase
 from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
     EvictDeviceNextNodeResult,
 )
@@ -84,9 +86,26 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             self.cache.evicting_state(node)
             self.mirror.drop_state(node)
         node.host_state = beside
+        if beside:
+            self._ask_slot(node)
         if holds and not node.has_state:
             self.mirror.put_state(node)
         self.cache.view.state_came_or_went(node)
+
+    def _ask_copies(self, node: Any) -> None:
+        """Take note of what of ``node`` has a copy on the host, and where."""
+        copies = self._binding.build_storage_backup_spec(node.id, False)
+        node.host_kv = None
+        if copies is not None:
+            self.mirror.copied_kv(node, copies.host_value)
+        node.host_state = self._binding.component_has_host_value_only(node.id, _MAMBA)
+        if node.host_state:
+            self._ask_slot(node)
+
+    def _ask_slot(self, node: Any) -> None:
+        """Take note of where the host holds the state of ``node``, which the device does not."""
+        (load, *_) = self.build_hicache_transfers(MAMBA, node.id, CacheTransferPhase.LOAD_BACK)
+        self.mirror.state_lies_at(node, load.host_indices)
 
     def _gone(self, node: Any) -> None:
         for child in list(node.children.values()):
@@ -157,17 +176,13 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
 
     def commit_backup(self, node_id: int, host_indices: Any, comp_xfers: Any) -> None:
         super().commit_backup(node_id, host_indices, comp_xfers)
-        self.cache.report(self._backed_up, node_id, host_indices, comp_xfers)
+        self.cache.report(self._backed_up, node_id, host_indices)
 
-    def _backed_up(self, node_id: int, kv: Any, transfers: Any) -> None:
+    def _backed_up(self, node_id: int, kv: Any) -> None:
         if self._inserting is not None:
             self._learn(node_id, self._inserting.key)
-        node = self.mirror.nodes[node_id]
         if len(kv):
-            self.mirror.copied_kv(node, kv)
-        for transfer in transfers.get(MAMBA, ())[:1]:
-            if transfer.host_indices is not None:
-                self.mirror.copied_state(node, transfer.host_indices)
+            self.mirror.copied_kv(self.mirror.nodes[node_id], kv)
 
     def commit_load_back(
         self, node_id: int, device_indices: Any, kv_xfer: Any, comp_xfers: Any
@@ -179,10 +194,10 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
 
     def insert_host(self, node_id: int, key: Any, host_value: Any, hash_value: list[str]) -> Any:
         result = super().insert_host(node_id, key, host_value, hash_value)
-        self.cache.report(self._prefetched, node_id, key, host_value, result.inserted_host_node)
+        self.cache.report(self._prefetched, node_id, key, result.inserted_host_node)
         return result
 
-    def _prefetched(self, node_id: int, key: Any, slots: Any, inserted: int | None) -> None:
+    def _prefetched(self, node_id: int, key: Any, inserted: int | None) -> None:
         """KV came to the host from storage: nodes below ``node_id`` may be new, or copied now."""
         mirror, anchor = self.mirror, self.mirror.node_by_id(node_id)
         coming = Segment(key.raw_token_ids(), mirror.namespace_of(key))
@@ -197,12 +212,12 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         (path,) = self._binding.collect_path_info([last])
         learnt = mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
         self._learnt(learnt)
-        at = self.cache.view.depth(anchor)
-        for id, _, start, stop, *_ in path:
+        for id, *_ in path:
             node = mirror.nodes[id]
-            if start >= at and node.host_kv is None and self._binding.node_backuped(id):
-                mirror.copied_kv(node, slots[start - at : stop - at])
-                self._ask(node)
+            if node.host_kv is None and self._binding.node_backuped(id):
+                self._ask_copies(node)
+                self._leaf_sets_updated(node)
+                self._leaf_sets_updated(node.parent)
 
     def commit_hicache_transfers(
         self, node_id: int, phase: Any, comp_xfers: Any, **options: Any
@@ -210,14 +225,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         super().commit_hicache_transfers(node_id, phase, comp_xfers, **options)
         inserted = options.get("insert_result")
         if inserted is not None and inserted.inserted_host_node is not None:
-            self.cache.report(self._state_prefetched, inserted, comp_xfers)
-
-    def _state_prefetched(self, inserted: Any, transfers: Any) -> None:
-        node = self.mirror.nodes[inserted.inserted_host_node]
-        for transfer in transfers.get(MAMBA, ())[:1]:
-            if not inserted.mamba_exist and transfer.host_indices is not None:
-                self.mirror.copied_state(node, transfer.host_indices)
-        self._ask(node)
+            self.cache.report(self._ask_all, (inserted.inserted_host_node,))
 
     # -- locks
 
@@ -247,19 +255,26 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         pool = POOLS[component_type]
         try:
             node = self.cache.choose_victim(pool, self._passed_over())
+            if node is None:
+                return NOTHING
+            is_leaf = self._offered[node.id] = self.mirror.is_evictable_leaf(node)
+            backs_up = not is_leaf and self._is_to_back_up(node)
         except Exception as error:
             self.cache.count_fallback(pool, error)
             return self._least_recent_once(component_type)
-        if node is None:
-            return NOTHING
-        is_leaf = self._offered[node.id] = self.mirror.is_evictable_leaf(node)
         if is_leaf:
             return EvictDeviceNextNodeResult(node_id=node.id)
-        is_copied = node.host_kv is not None or node.state_copied
-        if self.is_write_back and not is_copied and self.cache.is_worth_backup(node):
+        if backs_up:
             self._backing_up = node
             return EvictDeviceNextNodeResult(mamba_backup_node_id=node.id, made_progress=True)
         return self._evict_state_or_another(node)
+
+    def _is_to_back_up(self, node: Any) -> bool:
+        """Whether the host is to have a copy of the state of ``node`` before the device lets go."""
+        if not self.is_write_back or node.host_kv is not None:
+            return False
+        _, missing = self.build_backup_spec(node.id)
+        return MAMBA in missing and self.cache.is_worth_backup(node)
 
     def _passed_over(self) -> set[int]:
         """What this walk offered in the role that it has now, and which stayed: its backup failed.
@@ -342,4 +357,4 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
 
     def _compare_more(self, node: Any) -> None:
         node.on_device = not self._binding.is_full_device_evicted(node.id)
-        node.host_state = self._binding.component_has_host_value_only(node.id, _MAMBA)
+        self._ask_copies(node)
