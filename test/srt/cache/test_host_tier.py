@@ -137,8 +137,8 @@ def random_life(harness: TreeHarness, tier: HostTier, seed: int, operations: int
 
 MIRROR = ("copied_kv", "state_lies_at", "freed_kv", "freed_state", "lock", "learn", "descend")
 HOST_ORDER = ("_lock_what_stays", "_unlock_lowest", "_lock", "_unlock", "let_go")
-CORE = ("_ask", "_ask_state", "_gone", "_forgotten", "_backed_up", "_left_device", "_locked")
-CORE += ("_ask_all", "_ask_copies", "_ask_slot", "_is_to_back_up")
+CORE = ("_ask", "_ask_state", "_gone", "_forgotten", "_backed_up", "_leaving_device", "_locked")
+CORE += ("_ask_all", "_ask_ids", "_ask_copies", "_ask_slot", "_passed", "_is_to_back_up")
 CORE += ("_prefetched", "_passed_over", "_excess_above")
 
 

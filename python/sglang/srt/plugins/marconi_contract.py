@@ -461,6 +461,7 @@ sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore
     override finish_mamba_state_eviction(self, node_id)
     override demote(self, node_id)
     override drop_subtree_no_host(self, node_id)
+    override drive_host_eviction(self, component_type, num_tokens)
     call build_backup_spec(self, node_id)
     call build_hicache_transfers(self, component_type, node_id, phase, *, host_indices=None,
         token_ids=None, prefetch_tokens=0, staging_tokens=0, last_hash=None)

@@ -188,12 +188,13 @@ class MambaRadixTreeCore(UnifiedTreeCore):
     def commit_hicache_transfers(
         self, node_id: int, phase: Any, comp_xfers: Any, **options: Any
     ) -> None:
-        super().commit_hicache_transfers(node_id, phase, comp_xfers, **options)
         inserted = options.get("insert_result")
-        if inserted is not None and inserted.inserted_host_node is not None:
+        id = None if inserted is None else inserted.inserted_host_node
+        survived = id is None or self.state_survives(self.node_by_id(id))
+        super().commit_hicache_transfers(node_id, phase, comp_xfers, **options)
+        if not survived and self.state_survives(self.node_by_id(id)):
             # Storage gave the host a state, at which requests can resume from now on.
-            node = self.node_by_id(inserted.inserted_host_node)
-            self.cache.report(self.cache.view.state_came_or_went, node)
+            self.cache.report(self.cache.view.state_came_or_went, self.node_by_id(id))
 
     def evict_device_leaf(self, node_id: int, is_write_back: bool) -> Any:
         self.cache.report(self.cache.leaving_device, self.node_by_id(node_id))
@@ -213,6 +214,9 @@ class MambaRadixTreeCore(UnifiedTreeCore):
             if not was_leaf and node in self.evictable_device_leaves:
                 order.became_leaf(node)
         self.cache.report(self.cache.view.leaf_sets_updated, node)
+        if node.parent in self.evictable_device_leaves and not node.evicted:
+            # Its KV came back from the host: stock takes the parent out at the next lock.
+            self.cache.report(self.cache.view.changed, node.parent)
 
     def _remove_leaf_from_parent(self, node: UnifiedTreeNode) -> None:
         self.cache.report(self.cache.prefix_deleted, node)
@@ -247,14 +251,20 @@ class PolicyMambaComponent(GivingMambaComponent):
         self.cache.report(self.cache.view.state_came_or_went, node)
         return freed
 
-    def acquire_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> Any:
-        result = super().acquire_component_lock(node, *args, **kwargs)
-        self.cache.report(self.cache.view.changed, node)
+    def acquire_component_lock(
+        self, node: UnifiedTreeNode, result: Any, lock_host: bool = False
+    ) -> Any:
+        result = super().acquire_component_lock(node, result, lock_host)
+        if not lock_host:
+            self.cache.report(self.cache.view.changed, node)
         return result
 
-    def release_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> None:
-        super().release_component_lock(node, *args, **kwargs)
-        self.cache.report(self.cache.view.changed, node)
+    def release_component_lock(
+        self, node: UnifiedTreeNode, params: Any, lock_host: bool = False
+    ) -> None:
+        super().release_component_lock(node, params, lock_host)
+        if not lock_host:
+            self.cache.report(self.cache.view.changed, node)
 
     def _evict_device_start(self, request_cnt: int) -> None:
         super()._evict_device_start(request_cnt)
@@ -279,8 +289,12 @@ class PolicyFullComponent(FullComponent):
 
     cache: TreeEvents
 
-    def acquire_component_lock(self, node: UnifiedTreeNode, *args: Any, **kwargs: Any) -> Any:
-        result = super().acquire_component_lock(node, *args, **kwargs)
+    def acquire_component_lock(
+        self, node: UnifiedTreeNode, result: Any, lock_host: bool = False
+    ) -> Any:
+        result = super().acquire_component_lock(node, result, lock_host)
+        if lock_host:
+            return result
         # Below host-only nodes the lowest node with KV on the device was the evictable leaf.
         while node.parent is not None and node.evicted:
             node = node.parent

@@ -10,7 +10,7 @@ KV leaves under LRU, whose order the core keeps, are left to its own walk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix.rust_core.host_mirror import HostedMirror
@@ -50,6 +50,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         self._keeps_lru = False
         self._offered: dict[int, bool] = {}
         self._backing_up: Any = None
+        self._host_short_of: Any = FULL
 
     @staticmethod
     def _make_mirror(page: int) -> HostedRustMirror:
@@ -71,11 +72,18 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         except KeyError:
             self._gone(node)
             return
-        self._ask_state(node)
+        if node.on_device and not on_device:
+            self.cache.evicting_kv(node)
+        # What comes to the device is KV first, what leaves it the state: as the Python core tells.
+        comes = on_device and not node.on_device
+        if not comes:
+            self._ask_state(node)
         if on_device != node.on_device:
             node.on_device = on_device
             self._leaf_sets_updated(node)
             self._leaf_sets_updated(node.parent)
+        if comes:
+            self._ask_state(node)
 
     def _ask_state(self, node: Any) -> None:
         holds = self._binding.get_component_device_value(node.id, _MAMBA) is not None
@@ -111,23 +119,33 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         for child in list(node.children.values()):
             self._ask(child)
         parent = node.parent
+        if node.on_device:
+            self.cache.evicting_kv(node)
         self.cache.prefix_deleted(node)
         self.mirror.remove(node)
         self._leaves.removed(node)
         self.cache.view.removed(node)
         self._leaf_sets_updated(parent)
-        if parent.parent is not None and not parent.on_device and not parent.children:
-            self._ask(parent)
 
     def _leaf_sets_updated(self, node: MirrorNode) -> None:
         self._leaves.changed(node)
         self.cache.view.leaf_sets_updated(node)
 
-    def _ask_all(self, ids: Iterable[int]) -> None:
-        for id in dict.fromkeys(ids):
-            node = self.mirror.find(id)
-            if node is not None:
+    def _ask_all(self, nodes: Iterable[Any]) -> None:
+        """Ask of these, in this order, and then of those above that lead to nothing any more."""
+        find, above = self.mirror.find, []
+        for node in nodes:
+            if find(node.id) is node:
+                above.append(node.parent)
                 self._ask(node)
+        for node in above:
+            while find(node.id) is node and not (node.on_device or node.children):
+                self._ask(node)
+                node = node.parent
+
+    def _ask_ids(self, ids: Iterable[int]) -> None:
+        found = (self.mirror.find(id) for id in dict.fromkeys(ids))
+        self._ask_all([node for node in found if node is not None])
 
     def _fill_evict_result(self, binding_result: Any, result: Any) -> Any:
         result = super()._fill_evict_result(binding_result, result)
@@ -135,17 +153,20 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             self.cache.report(self._forgotten, result.host_frees)
         return result
 
+    def drive_host_eviction(self, component_type: Any, num_tokens: int) -> Any:
+        self._host_short_of = component_type
+        return super().drive_host_eviction(component_type, num_tokens)
+
     def _forgotten(self, host_frees: Any) -> None:
-        """The host gave up these slots, of KV and of states."""
+        """The host gave up these slots, of KV and of states; first what was short."""
         mirror = self.mirror
         freed = [mirror.freed_kv(slots) for slots in host_frees.get(FULL, ())]
-        freed += [mirror.freed_state(slots) for slots in host_frees.get(MAMBA, ())]
+        states = [mirror.freed_state(slots) for slots in host_frees.get(MAMBA, ())]
+        freed = states + freed if self._host_short_of is MAMBA else freed + states
         if None in freed:
             # After a lost event nobody knows whose these slots were.
             freed = [n for n in mirror.nodes.values() if n.host_state or not n.on_device]
-        for node in freed:
-            if mirror.find(node.id) is node:
-                self._ask(node)
+        self._ask_all(freed)
 
     # -- lookups and inserts
 
@@ -158,13 +179,18 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
 
     def _inserted(self, key: Any, node_id: int) -> None:
         self._learn(node_id, key)
+        path = []
         node = self.mirror.node_by_id(node_id)
         while node.parent is not None:
-            if not node.on_device:
-                # The request's own KV lies there now.
-                self._ask(node)
+            path.append(node.id)
             node = node.parent
+        self._passed(path[::-1])
         super()._inserted(key, node_id)
+
+    def _passed(self, ids: Sequence[int]) -> None:
+        # Where an insert came by, the request's own KV lies on the device now.
+        found = (self.mirror.find(id) for id in ids)
+        self._ask_all([node for node in found if node is not None and not node.on_device])
 
     def _learnt(self, learnt: Learnt) -> None:
         for fresh, lower in learnt:
@@ -189,7 +215,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
     ) -> Any:
         actions = super().commit_load_back(node_id, device_indices, kv_xfer, comp_xfers)
         loaded = [*(kv_xfer.nodes_to_load or ()), node_id]
-        self.cache.report(self._ask_all, loaded)
+        self.cache.report(self._ask_ids, loaded)
         return actions
 
     def insert_host(self, node_id: int, key: Any, host_value: Any, hash_value: list[str]) -> Any:
@@ -225,7 +251,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         super().commit_hicache_transfers(node_id, phase, comp_xfers, **options)
         inserted = options.get("insert_result")
         if inserted is not None and inserted.inserted_host_node is not None:
-            self.cache.report(self._ask_all, (inserted.inserted_host_node,))
+            self.cache.report(self._ask_ids, (inserted.inserted_host_node,))
 
     # -- locks
 
@@ -235,11 +261,18 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             return
         node.state_locks += state
         self.mirror.lock(node, kv)
-        self.cache.view.changed(node)
-        # Below what lies on the host alone this was the evictable leaf.
-        while not node.on_device and node.parent is not None:
-            node = node.parent
-            self.cache.view.changed(node)
+        view = self.cache.view
+        # Below what lies on the host alone the lowest node on the device is the evictable leaf.
+        path = [node]
+        while not path[-1].on_device and path[-1].parent is not None:
+            path.append(path[-1].parent)
+        if kv > 0:
+            view.changed(path[-1])
+        if state:
+            view.changed(node)
+        if kv < 0:
+            for above in path:
+                view.leaf_sets_updated(above)
 
     # -- eviction
 
@@ -307,7 +340,7 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         node, self._backing_up = self._backing_up, None
         if node is None:
             result = super().finish_mamba_state_eviction(node_id)
-            self.cache.report(self._ask_all, (node_id,))
+            self.cache.report(self._ask_ids, (node_id,))
             return result
         if self.mirror.find(node_id) is not node or not node.has_state or node.state_locks:
             return EvictDeviceNextNodeResult(made_progress=True)
@@ -319,31 +352,25 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
         self.cache.report(self._leaving_device, node_id)
         result = RustUnifiedTreeCore.evict_device_leaf(self, node_id, is_write_back)
         if result.backup_kv is None:
-            self.cache.report(self._left_device, node_id)
+            self.cache.report(self._ask_ids, (node_id,))
         return result
 
     def demote(self, node_id: int) -> Any:
         result = super().demote(node_id)
-        self.cache.report(self._left_device, node_id)
+        self.cache.report(self._ask_ids, (node_id,))
         return result
 
     def drop_subtree_no_host(self, node_id: int) -> Any:
         self.cache.report(self._leaving_device, node_id)
         result = super().drop_subtree_no_host(node_id)
         if result.is_dropped:
-            self.cache.report(self._left_device, node_id)
+            self.cache.report(self._ask_ids, (node_id,))
         return result
 
     def _leaving_device(self, node_id: int) -> None:
         node = self.mirror.find(node_id)
         if node is not None:
             self.cache.leaving_device(node)
-
-    def _left_device(self, node_id: int) -> None:
-        node = self.mirror.find(node_id)
-        if node is not None:
-            self.cache.evicting_kv(node)
-            self._ask(node)
 
     def _state_evicted(self, node: Any) -> None:
         self.cache.report(self._ask_state, node)

@@ -193,10 +193,14 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         if self.mirror.find(node_id) is not None:
             return ()
         (path,) = self._binding.collect_path_info([node_id])
+        self._passed([id for id, *_ in path])
         whole = Segment(key.raw_token_ids(), RustMirror.namespace_of(key))
         learnt = self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
         self.cache.report(self._learnt, learnt)
         return learnt
+
+    def _passed(self, ids: Sequence[int]) -> None:
+        """Nodes below these are about to be learnt."""
 
     def _learnt(self, learnt: Learnt) -> None:
         updated = self.cache.view.leaf_sets_updated
@@ -290,7 +294,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             node.kv_locks += kv
             node.state_locks += state
             self._leaves.changed(node)
-            self.cache.view.changed(node)
+            view = self.cache.view
+            (view.changed if state or kv > 0 else view.leaf_sets_updated)(node)
 
     # -- eviction
 

@@ -174,8 +174,12 @@ class TreeView:
         prefix, before = notes.prefix, notes.children
         notes.children = children = len(node.children)
         is_leaf = self._tree.is_evictable_leaf(node)
-        known = (False, False) if prefix is None else (prefix.is_leaf, prefix.host_kv)
-        if children != before or known != (is_leaf, self._on_host(node)[1]):
+        host_kv = self._on_host(node)[1]
+        if prefix is None:
+            differs = is_leaf or (host_kv and not children)
+        else:
+            differs = (prefix.is_leaf, prefix.host_kv) != (is_leaf, host_kv)
+        if differs or children != before:
             self.changed(node)
         if (before > 1) != (children > 1):
             self._mark_down_to_states(node)
