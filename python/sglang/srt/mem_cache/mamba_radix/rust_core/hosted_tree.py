@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.mamba_radix.rust_core.host_mirror import HostedMirror
 from sglang.srt.mem_cache.mamba_radix.rust_core.leaves import Learnt
-from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import MirrorNode, Segment
+from sglang.srt.mem_cache.mamba_radix.rust_core.mirror import Segment
 from sglang.srt.mem_cache.mamba_radix.rust_core.tree import (
     FULL,
     MAMBA,
@@ -47,7 +47,6 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
 
     def __init__(self, params: CacheInitParams, cache: Any, *, states_per_path: int = -1) -> None:
         super().__init__(params, cache, states_per_path=states_per_path)
-        self._keeps_lru = False
         self._offered: dict[int, bool] = {}
         self._backing_up: Any = None
         self._host_short_of: Any = FULL
@@ -55,6 +54,9 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
     @staticmethod
     def _make_mirror(page: int) -> HostedRustMirror:
         return HostedRustMirror(page)
+
+    def _make_leaves(self, order: str) -> None:
+        """The core's own walk serves."""
 
     def set_hicache_enabled(self) -> None:
         self._binding.set_hicache_enabled()
@@ -80,8 +82,8 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             self._ask_state(node)
         if on_device != node.on_device:
             node.on_device = on_device
-            self._leaf_sets_updated(node)
-            self._leaf_sets_updated(node.parent)
+            self.cache.view.leaf_sets_updated(node)
+            self.cache.view.leaf_sets_updated(node.parent)
         if comes:
             self._ask_state(node)
 
@@ -123,13 +125,8 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             self.cache.evicting_kv(node)
         self.cache.prefix_deleted(node)
         self.mirror.remove(node)
-        self._leaves.removed(node)
         self.cache.view.removed(node)
-        self._leaf_sets_updated(parent)
-
-    def _leaf_sets_updated(self, node: MirrorNode) -> None:
-        self._leaves.changed(node)
-        self.cache.view.leaf_sets_updated(node)
+        self.cache.view.leaf_sets_updated(parent)
 
     def _ask_all(self, nodes: Iterable[Any]) -> None:
         """Ask of these, in this order, and then of those above that lead to nothing any more."""
@@ -242,8 +239,8 @@ class HostedRustTreeCore(MambaRadixRustTreeCore):
             node = mirror.nodes[id]
             if node.host_kv is None and self._binding.node_backuped(id):
                 self._ask_copies(node)
-                self._leaf_sets_updated(node)
-                self._leaf_sets_updated(node.parent)
+                self.cache.view.leaf_sets_updated(node)
+                self.cache.view.leaf_sets_updated(node.parent)
 
     def commit_hicache_transfers(
         self, node_id: int, phase: Any, comp_xfers: Any, **options: Any

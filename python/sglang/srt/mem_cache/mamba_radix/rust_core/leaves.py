@@ -40,10 +40,6 @@ class MirrorLeaves:
             self._order = LeafOrder(self._leaves)
         return self._order.begin_walk()
 
-    def forget_order(self) -> None:
-        """Another order is in force: keep up with this one no longer."""
-        self._order = None
-
     def matched(self, best: MirrorNode, learnt: Learnt) -> None:
         """A lookup found the state of ``best``."""
         for upper, lower in learnt:

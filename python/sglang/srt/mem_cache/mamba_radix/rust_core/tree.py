@@ -104,8 +104,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self.cache = cache
         self._states_per_path = states_per_path
         self.mirror = self._make_mirror(params.page_size)
-        self._leaves = MirrorLeaves(self.mirror)
-        self._keeps_lru = params.eviction_policy.lower() == "lru"
+        self._leaves = self._make_leaves(params.eviction_policy)
         self._chooses = False
         self._lru_walk: LeafOrder | None = None
         self._wanted = 0
@@ -116,12 +115,18 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
     def reset(self) -> None:
         super().reset()
         self.mirror.clear()
-        self._leaves.clear()
+        if self._leaves is not None:
+            self._leaves.clear()
         self.cache.forget_tree()
 
     @staticmethod
     def _make_mirror(page: int) -> TreeMirror:
         return RustMirror(page)
+
+    def _make_leaves(self, order: str) -> MirrorLeaves | None:
+        """``None`` where nobody asks for SGLang's order, as the policy has its own."""
+        keeps_lru = order.lower() == "lru" and Pool.KV not in self.cache.view.policy.pools
+        return MirrorLeaves(self.mirror) if keeps_lru else None
 
     # -- lookups and inserts
 
@@ -158,7 +163,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         last = result.last_visited_node_id
         learnt = () if last is None else self._learn(last, key)
         node = self.mirror.node_by_id(result.best_match_node)
-        self._leaves.matched(node, learnt)
+        if self._leaves is not None:
+            self._leaves.matched(node, learnt)
         if node.has_state:
             self.mirror.use_state(node)
 
@@ -181,7 +187,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         node = self.mirror.node_by_id(node_id)
         if node.parent is None:
             return
-        self._leaves.inserted(node, learnt)
+        if self._leaves is not None:
+            self._leaves.inserted(node, learnt)
         if node.has_state:
             self.mirror.use_state(node)
         else:
@@ -207,8 +214,9 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         for fresh, lower in learnt:
             beside = lower or fresh.parent
             assert beside is not None
-            self._leaves.changed(fresh)
-            self._leaves.changed(beside)
+            if self._leaves is not None:
+                self._leaves.changed(fresh)
+                self._leaves.changed(beside)
             if lower is not None:
                 self.cache.split(fresh, lower)
             updated(fresh)
@@ -293,7 +301,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         if node is not None:
             node.kv_locks += kv
             node.state_locks += state
-            self._leaves.changed(node)
+            if self._leaves is not None:
+                self._leaves.changed(node)
             view = self.cache.view
             (view.changed if state or kv > 0 else view.leaf_sets_updated)(node)
 
@@ -304,9 +313,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         self._chooses = self.cache.begin_walk(POOLS[component_type])
         self._lru_walk = None
         if self._chooses:
-            if component_type is FULL:
-                self._leaves.forget_order()
-        elif component_type is FULL and self._keeps_lru and self.cache.view.is_sound:
+            return
+        if component_type is FULL and self._leaves is not None and self.cache.view.is_sound:
             self._lru_walk = self._leaves.walk()
         else:
             super().evict_device_start(component_type, request_cnt)
@@ -397,7 +405,8 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
 
     def _leaf_evicted(self, node: MirrorNode) -> None:
         self.mirror.remove(node)
-        self._leaves.removed(node)
+        if self._leaves is not None:
+            self._leaves.removed(node)
         self.cache.view.removed(node)
         self.cache.view.leaf_sets_updated(node.parent)
 
@@ -545,12 +554,14 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         except RuntimeError:
             if idle:
                 self.mirror.clear()
-                self._leaves.start_over()
+                if self._leaves is not None:
+                    self._leaves.start_over()
             raise
         if idle:
             for node in self.mirror.nodes.values():
                 node.kv_locks = node.state_locks = 0
-        self._leaves.start_over()
+        if self._leaves is not None:
+            self._leaves.start_over()
 
     def _compare_mirror(self) -> None:
         ends = {}
