@@ -392,7 +392,7 @@ sglang.srt.mem_cache.base_prefix_cache.InsertParams
 sglang.srt.mem_cache.base_prefix_cache.InsertResult
     read last_device_node, rotation_tail_declined
 sglang.srt.mem_cache.unified_cache.unified_tree_core_interface.InsertStepResult
-    read result
+    read actions, result
 
 # mem_cache/mamba_radix/rust_core/tree.py: the view is wrong about locks
 sglang.srt.mem_cache.base_prefix_cache.DecLockRefParams

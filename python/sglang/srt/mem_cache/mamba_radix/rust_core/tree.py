@@ -141,7 +141,11 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
             self.cache.view.tick()
         self._make_room_to_mark()
         self._inserting = params
-        return self._noting_insert(super().begin_insert(params))
+        step = super().begin_insert(params)
+        if step.result is None and not step.actions:
+            # It waits for an eviction of excess states that is not wanted.
+            step = super().resume_insert()
+        return self._noting_insert(step)
 
     def _make_room_to_mark(self) -> None:
         view = self.cache.view
@@ -202,7 +206,7 @@ class MambaRadixRustTreeCore(RustUnifiedTreeCore):
         (path,) = self._binding.collect_path_info([node_id])
         self._passed([id for id, *_ in path])
         whole = Segment(key.raw_token_ids(), RustMirror.namespace_of(key))
-        learnt = self.mirror.learn([(id, a, z) for id, _, a, z, *_ in path], whole)
+        learnt = self.mirror.learn([(id, a, z) for id, _, a, z, _, _ in path], whole)
         self.cache.report(self._learnt, learnt)
         return learnt
 
