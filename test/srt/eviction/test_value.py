@@ -24,6 +24,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     PRIOR,
     PRIOR_WEIGHT,
     SUPERSEDED_SHARE,
+    WIDTHS,
     PrefixClass,
     ReuseOdds,
     Role,
@@ -136,6 +137,28 @@ def test_a_use_that_comes_late_makes_older_prefixes_worth_more():
     assert odds.rate(kind, late) > odds.rate(kind, middle) > odds.rate(kind, early)
     assert odds.rate(kind, early) > odds.rate(kind, after)
     assert odds.chance(kind, 10) > 0.9 and odds.chance(kind, 5) < 0.05
+
+
+def test_rates_are_those_of_the_first_question_whichever_level_is_asked_about_later():
+    def learnt() -> ReuseOdds:
+        odds = ReuseOdds()
+        for level in range(LEVELS - 1):
+            for number in range(50):
+                odds.reached(RESUMABLE, level)
+                if number < 10 * (level % 4):
+                    odds.used(RESUMABLE, level)
+        return odds
+
+    odds, asked_at_once = learnt(), learnt()
+    rates = [asked_at_once.rates_within(RESUMABLE, level) for level in range(LEVELS)]
+    for level, (start, growth) in enumerate(rates[:-1]):
+        assert start + WIDTHS[level] * growth == pytest.approx(rates[level + 1][0])
+    assert odds.rates_within(RESUMABLE, 0) == rates[0]
+    for level in range(LEVELS):
+        odds.used(RESUMABLE, level)
+    assert [odds.rates_within(RESUMABLE, level) for level in range(LEVELS)] == rates
+    odds.renew()
+    assert odds.rates_within(RESUMABLE, 0) != rates[0]
 
 
 def test_chances_are_shares_of_those_that_came_so_far():

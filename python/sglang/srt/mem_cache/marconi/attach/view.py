@@ -180,7 +180,7 @@ class TreeView:
         else:
             differs = (prefix.is_leaf, prefix.host_kv) != (is_leaf, host_kv)
         if differs or children != before:
-            self.changed(node)
+            self._marked[node.id] = node
         if (before > 1) != (children > 1):
             self._mark_down_to_states(node)
 
@@ -407,10 +407,12 @@ class TreeView:
         notes = self._noted(node)
         known = notes.prefix
         has_state, is_leaf = self._tree.holds_state(node), self._tree.is_evictable_leaf(node)
-        host_state, host_kv = self._on_host(node)
-        forgettable = host_kv and (host_state or not node.children)
-        if forgettable != (known is not None and known.may_be_forgotten):
-            self.moved[node.id] = None
+        host_state = host_kv = forgettable = False
+        if self._orders_host:
+            host_state, host_kv = self._on_host(node)
+            forgettable = host_kv and (host_state or not node.children)
+            if forgettable != (known is not None and known.may_be_forgotten):
+                self.moved[node.id] = None
         if not (has_state or is_leaf or host_state or forgettable):
             if known is not None:
                 notes.prefix = None

@@ -100,6 +100,8 @@ class Observations:
             self._cohort += 1
             alive, survived = self._alive, self._odds.survived
             for level, distance in enumerate(_DISTANCES):
+                if distance > self._cohort:
+                    break
                 grown = alive.get(self._cohort - distance)
                 if grown is not None:
                     for kind, count in grown.items():

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
 from math import sqrt
 
 from sglang.srt.mem_cache.marconi.hints import Hint
@@ -186,14 +185,15 @@ class ReuseOdds:
     """Survival curves by class, and the rate of reuse that follows from them.
 
     What is observed counts from the next ``renew`` on, so that rates stay as they are between two.
-    An observation is O(1); after ``renew`` the first question about a class is O(LEVELS**2).
+    An observation is O(1); after ``renew`` the first question about a class or a level of it is
+    O(LEVELS).
     """
 
     def __init__(self) -> None:
         self._all = _Counts()
         self._roles = {role: _Counts() for role in Role}
         self._classes: dict[PrefixClass, tuple[_Counts, ...]] = {}
-        self._rates: dict[PrefixClass, list[float]] = {}
+        self._rates: dict[PrefixClass, _Rates] = {}
         # Before the first hint it is empty, and costs nothing.
         self._found: dict[tuple[Role, Hint | None], _Found] = {}
         self._chances: dict[PrefixClass, list[float]] = {}
@@ -212,7 +212,7 @@ class ReuseOdds:
         if self._found:
             self._find(kind).used[level] += 1
             kind = kind.unhinted
-        for counts in self._of(kind):
+        for counts in self._classes.get(kind) or self._of(kind):
             counts.used[level] += 1
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
@@ -220,7 +220,7 @@ class ReuseOdds:
         if self._found:
             self._expect(kind, level, -0.5)
             kind = kind.unhinted
-        for counts in self._of(kind):
+        for counts in self._classes.get(kind) or self._of(kind):
             counts.reached[level] -= 0.5
 
     def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None:
@@ -327,21 +327,10 @@ class ReuseOdds:
 
     def rates_within(self, kind: PrefixClass, level: int) -> tuple[float, float]:
         """The rate where a level begins, and what it grows by a tick within; until ``renew``."""
-        rates = self._rates_by_level(kind)
-        return rates[level], (rates[level + 1] - rates[level]) / WIDTHS[level]
-
-    def _rates_by_level(self, kind: PrefixClass) -> list[float]:
         rates = self._rates.get(kind)
         if rates is None:
-            rates = self._rates[kind] = self._rates_of(kind)
-        return rates
-
-    def _rates_of(self, kind: PrefixClass) -> list[float]:
-        """The rates at the ages at which levels begin, and at the end of the last."""
-        chances = self._hinted_chances(kind)
-        within = [_best_rate(chances, level) for level in range(LEVELS)]
-        between = [sqrt(before * after) for before, after in pairwise(within)]
-        return [within[0], *between, within[-1]]
+            rates = self._rates[kind] = _Rates(self._hinted_chances(kind))
+        return rates.within(level)
 
     def _hinted_chances(self, kind: PrefixClass) -> list[float]:
         """By level, until ``renew``, with what was said."""
@@ -358,6 +347,43 @@ class ReuseOdds:
             counts = narrow if kind.role is Role.SUPERSEDED else (self._all, *narrow)
             self._classes[kind] = counts
         return counts
+
+
+class _Rates:
+    """Rates of reuse by level, each found when it is first asked for: most levels are empty.
+
+    Args:
+        chances: of a use at each level; they must not change.
+    """
+
+    __slots__ = ("_best", "_chances", "_within")
+
+    def __init__(self, chances: list[float]) -> None:
+        self._chances = chances
+        self._best: dict[int, float] = {}
+        self._within: dict[int, tuple[float, float]] = {}
+
+    def within(self, level: int) -> tuple[float, float]:
+        """See :meth:`ReuseOdds.rates_within`."""
+        known = self._within.get(level)
+        if known is None:
+            first = self._at_start(level)
+            growth = (self._at_start(level + 1) - first) / WIDTHS[level]
+            known = self._within[level] = (first, growth)
+        return known
+
+    def _at_start(self, level: int) -> float:
+        """The rate at the age at which a level begins; beyond the last, at which that ends."""
+        if level == 0:
+            return self._best_at(0)
+        before = self._best_at(level - 1)
+        return before if level == LEVELS else sqrt(before * self._best_at(level))
+
+    def _best_at(self, level: int) -> float:
+        best = self._best.get(level)
+        if best is None:
+            best = self._best[level] = _best_rate(self._chances, level)
+        return best
 
 
 def _best_rate(chances: list[float], level: int) -> float:

@@ -175,9 +175,8 @@ class ValuePolicy:
         self._count_hits()
         self._unplaced.pop(prefix.id, None)
         self._hints.pop(prefix.id, None)
-        for pool, queues in self._queues.items():
-            queues.discard(prefix.id)
-            self._expected[pool].discard(prefix.id)
+        for pool in self._queues:
+            self._take_out(prefix.id, pool)
         watched = self._watched.pop(prefix.id, None)
         if watched is not None:
             self._remember(watched)
@@ -296,7 +295,8 @@ class ValuePolicy:
 
     def _advance(self, now: int) -> None:
         """Let what is watched grow older."""
-        self._now = max(self._now, now)
+        if now > self._now:
+            self._now = now
         self._observations.advance(self._now)
         if self._now - self._renewed >= FRESHNESS:
             self._renewed = self._now
@@ -414,16 +414,13 @@ class ValuePolicy:
     def _place(self, prefix: CachedPrefix) -> None:
         """Put a prefix where it stands in the queues of the pools that may evict it."""
         self._unplaced.pop(prefix.id, None)
-        watched = self._watched.get(prefix.id)
-        flops = self._flops(prefix)
-        for pool, queues in self._queues.items():
-            if not self._may_leave(prefix, pool):
-                queues.discard(prefix.id)
-                self._expected[pool].discard(prefix.id)
-                continue
-            freed = self._bytes(prefix, pool)
-            worth = watched is not None and freed > 0
-            self._put(prefix, pool, flops / freed if worth else 0.0)
+        flops = self._flops(prefix) if prefix.id in self._watched else 0.0
+        for pool in self._queues:
+            if self._may_leave(prefix, pool):
+                freed = self._bytes(prefix, pool)
+                self._put(prefix, pool, flops / freed if freed > 0 else 0.0)
+            else:
+                self._take_out(prefix.id, pool)
 
     def _goes_before(self, candidate: Candidate, expected: Expected) -> bool:
         age = self._now - candidate.stamp
@@ -447,6 +444,11 @@ class ValuePolicy:
         else:
             expected.discard(id)
             queues.put(prefix, watched.kind, watched.stamp, efficiency, self._now)
+
+    def _take_out(self, id: int, pool: AnyPool) -> None:
+        """A pool may evict it no more."""
+        self._queues[pool].discard(id)
+        self._expected[pool].discard(id)
 
     def _turns_before(self, prefix: CachedPrefix) -> int:
         """Turns that led to a new prefix; what many requests resume at is no session's own."""

@@ -100,6 +100,8 @@ class ValueQueues:
         self._members: dict[int, Candidate] = {}
         self._queues: dict[QueueKey, AgeQueue] = {}
         self._bands: list[Band] = []
+        # Queues of one class share them.
+        self._least_rates: dict[tuple[PrefixClass, int, int], float] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -111,7 +113,8 @@ class ValueQueues:
         self, prefix: CachedPrefix, kind: PrefixClass, stamp: int, efficiency: float, now: int
     ) -> None:
         """Enter a prefix, or move it to where it belongs now."""
-        kind = self._odds.telling(kind)
+        if kind.hint is not None:
+            kind = self._odds.telling(kind)
         key = (kind, frexp(efficiency)[1] if efficiency > 0 else None)
         known = self._members.get(prefix.id)
         if known is not None and known.queue.key == key and known.stamp == stamp:
@@ -123,12 +126,13 @@ class ValueQueues:
             entries, order = queue.entries, prefix.order
             entries.insert(entries.place(stamp, order), stamp, order, prefix.id)
             self._members[prefix.id] = Candidate(prefix, queue, stamp, efficiency)
-        level = level_of(now - stamp)
-        levels = [band.level for band in queue.bands]
-        if level not in levels or efficiency < queue.floor:
+        level, bands = level_of(now - stamp), queue.bands
+        # Most were used just now, and the youngest band is the first.
+        is_banded = bands and (bands[0].level == level or any(b.level == level for b in bands))
+        if not is_banded or efficiency < queue.floor:
             queue.floor = min(queue.floor, efficiency)
             self._bands = [band for band in self._bands if band.queue is not queue]
-            self._band_at(queue, sorted({*levels, level}))
+            self._band_at(queue, sorted({level, *(band.level for band in bands)}))
             self._bands.sort(key=_least)
 
     def discard(self, id: int) -> None:
@@ -140,6 +144,7 @@ class ValueQueues:
         """Take note of the ages at tick ``now``, and of the odds; due every ``FRESHNESS`` ticks."""
         self._queues = {key: queue for key, queue in self._queues.items() if len(queue.entries)}
         self._bands = []
+        self._least_rates.clear()
         for queue in self._queues.values():
             self._band_at(queue, _levels(queue.entries.stamps, now))
         self._bands.sort(key=_least)
@@ -193,13 +198,17 @@ class ValueQueues:
         self._bands += queue.bands
 
     def _least_rate(self, kind: PrefixClass, level: int, oldest: int) -> float:
-        """The lowest rate of reuse from where a level begins up to an age."""
+        """The lowest rate of reuse from where a level begins up to an age; until ``renew``."""
+        known = self._least_rates.get((kind, level, oldest))
+        if known is not None:
+            return known
         least = self._odds.rate(kind, oldest)
         for at in range(level, LEVELS):
             if FIRST_AGES[at] > oldest:
                 break
             # Between the ages at which levels begin it changes evenly.
             least = min(least, self._odds.rates_within(kind, at)[0])
+        self._least_rates[kind, level, oldest] = least
         return least
 
     def _leave(self, candidate: Candidate) -> None:
