@@ -66,10 +66,16 @@ class Observations:
             hint: what was said of it before.
         """
         watched = Observation(id, prefix_class(role, uses, turns, hint), stamp, uses, turns)
-        cohort = self._alive.setdefault(stamp // COHORT_TICKS, {})
-        cohort[watched.kind] = cohort.get(watched.kind, 0) + 1
+        self._go_on(watched)
         self._odds.reached(watched.kind, self._level(watched))
         return watched
+
+    def change(self, watched: Observation, role: Role) -> None:
+        """It stands in another role now."""
+        self.lose(watched)
+        watched.kind = prefix_class(role, watched.uses, watched.turns, watched.kind.hint)
+        self._go_on(watched)
+        self._odds.reached(watched.kind, self._level(watched))
 
     def tell(self, watched: Observation, hint: Hint | None) -> None:
         """Something is said of it, or no longer holds."""
@@ -77,8 +83,7 @@ class Observations:
         self._odds.told(kind, self._level(watched), hint)
         self._stop(watched)
         watched.kind = prefix_class(kind.role, kind.uses, kind.turns, hint)
-        cohort = self._alive.setdefault(watched.stamp // COHORT_TICKS, {})
-        cohort[watched.kind] = cohort.get(watched.kind, 0) + 1
+        self._go_on(watched)
 
     def use(self, watched: Observation) -> None:
         """A request resumed from it; it is watched no longer."""
@@ -109,6 +114,10 @@ class Observations:
 
     def _level(self, watched: Observation) -> int:
         return level_of_cohorts(self._cohort - watched.stamp // COHORT_TICKS)
+
+    def _go_on(self, watched: Observation) -> None:
+        cohort = self._alive.setdefault(watched.stamp // COHORT_TICKS, {})
+        cohort[watched.kind] = cohort.get(watched.kind, 0) + 1
 
     def _stop(self, watched: Observation) -> None:
         number = watched.stamp // COHORT_TICKS

@@ -163,12 +163,13 @@ class ValuePolicy:
                 self._remember(watched)
         elif watched is None:
             self._watch(prefix, role, prefix.last_access)
-        elif watched.kind.role is not role or watched.stamp < prefix.last_access:
+        elif watched.stamp < prefix.last_access:
+            # A state that was put there again is another request's, which may say otherwise.
             del self._watched[prefix.id]
             self._observations.lose(watched)
-            # A state that was put there again is another request's, which may say otherwise.
-            hint = watched.kind.hint if watched.stamp == prefix.last_access else None
-            self._watch(prefix, role, prefix.last_access, watched.uses, watched.turns, hint)
+            self._watch(prefix, role, prefix.last_access, watched.uses, watched.turns)
+        elif watched.kind.role is not role:
+            self._observations.change(watched, role)
         self._place(prefix)
 
     def on_remove(self, prefix: CachedPrefix) -> None:
@@ -436,7 +437,7 @@ class ValuePolicy:
             expected.discard(id)
             kind = prefix_class(role_of(prefix))
             queues.put(prefix, kind, prefix.last_access, 0.0, self._now)
-        elif id in self._turns:
+        elif id in self._turns.level:
             queues.discard(id)
             learnt = self.odds.rate(watched.kind, self._now - watched.stamp)
             rate = max(learnt, self._turns.rate(id))
