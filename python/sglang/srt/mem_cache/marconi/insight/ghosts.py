@@ -74,12 +74,12 @@ class _Block:
     Attributes:
         number: how many blocks the chain has.
         own: the hash of its last block, if that was evicted.
-        state_tails: tails at which states lay, and their owners.
+        state_tails: tails at which states lay, and their owners; ``None`` without any.
     """
 
     number: int
-    own: int | None
-    state_tails: dict[bytes, int]
+    own: int | None = None
+    state_tails: dict[bytes, int] | None = None
 
 
 class GhostHit(NamedTuple):
@@ -139,7 +139,11 @@ class Ghosts:
                 block.own = own
                 self._evicted_blocks[own] += 1
         if had_state:
-            tails = self._block(end.chain, number).state_tails
+            block = self._block(end.chain, number)
+            tails = block.state_tails
+            if tails is None:
+                # Most blocks end inside a prefix.
+                tails = block.state_tails = {}
             if end.tail not in tails:
                 self._tail_starts[number, end.tail[:_TOKEN_BYTES]] += 1
             tails[end.tail] = owner
@@ -170,7 +174,7 @@ class Ghosts:
         state_depth = kv_depth = state_owner = 0
         while True:
             block = self._blocks.get(chain)
-            if block is not None:
+            if block is not None and block.state_tails is not None:
                 for tail, owner in block.state_tails.items():
                     if data.startswith(tail, at):
                         depth = base + (at + len(tail)) // _TOKEN_BYTES
@@ -194,7 +198,7 @@ class Ghosts:
     def _block(self, chain: int, number: int) -> _Block:
         block = self._blocks.get(chain)
         if block is None:
-            block = self._blocks[chain] = _Block(number, None, {})
+            block = self._blocks[chain] = _Block(number)
         else:
             self._blocks.move_to_end(chain)
         return block
@@ -202,7 +206,7 @@ class Ghosts:
     def _forget(self, block: _Block) -> None:
         if block.own is not None:
             _take_one(self._evicted_blocks, block.own)
-        for tail, owner in block.state_tails.items():
+        for tail, owner in (block.state_tails or {}).items():
             _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
             if self._on_forgotten is not None:
                 self._on_forgotten(owner)
