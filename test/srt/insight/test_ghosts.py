@@ -109,3 +109,18 @@ def test_who_owned_a_forgotten_state_is_told_once():
     assert told == [0]
     ghosts.add(root, [2] * 3, True, 2)
     assert told == [0]
+
+
+def test_a_look_up_does_not_go_through_all_tails_of_a_chain():
+    class Unlisted(dict):
+        def __iter__(self):
+            raise AssertionError("every tail was looked at")
+
+        keys = items = __iter__
+
+    ghosts, root = Ghosts(), root_digest(NO_NAMESPACE)
+    for token in range(100):
+        ghosts.add(root, [7, token], had_state=True, owner=token)
+    (block,) = ghosts._blocks.values()
+    block.state_tails = Unlisted(block.state_tails)
+    assert ghosts.look_up(root, [7, 42, 1]) == (2, 2, 42)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -175,11 +175,10 @@ class Ghosts:
         while True:
             block = self._blocks.get(chain)
             if block is not None and block.state_tails is not None:
-                for tail, owner in block.state_tails.items():
-                    if data.startswith(tail, at):
-                        depth = base + (at + len(tail)) // _TOKEN_BYTES
-                        if depth > max(alive.length, state_depth):
-                            state_depth, state_owner = depth, owner
+                for tail in _met(block.state_tails, data, at):
+                    depth = base + (at + len(tail)) // _TOKEN_BYTES
+                    if depth > max(alive.length, state_depth):
+                        state_depth, state_owner = depth, block.state_tails[tail]
             if at + width > len(data):
                 break
             chain = hash((chain, hash(data[at : at + width])))
@@ -210,6 +209,14 @@ class Ghosts:
             _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
             if self._on_forgotten is not None:
                 self._on_forgotten(owner)
+
+
+def _met(tails: Collection[bytes], data: bytes, at: int) -> list[bytes]:
+    """Those of ``tails`` that ``data`` goes on with from ``at``, in O(BLOCK_TOKENS)."""
+    if len(tails) <= BLOCK_TOKENS:
+        return [tail for tail in tails if data.startswith(tail, at)]
+    ends = range(at, min(at + BLOCK_TOKENS * _TOKEN_BYTES, len(data) + 1), _TOKEN_BYTES)
+    return [data[at:end] for end in ends if data[at:end] in tails]
 
 
 def _take_one(counts: Counter[_T], key: _T) -> None:
