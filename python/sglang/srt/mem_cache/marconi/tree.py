@@ -46,7 +46,7 @@ class TreeReader(Protocol):
         ...
 
     def tokens_of(self, key: Any) -> Sequence[int]:
-        """Token ids of a node's or a lookup's key."""
+        """Token ids of a node's or a lookup's key, or of a slice of one."""
         ...
 
     def namespace_of(self, key: Any) -> Namespace:

@@ -97,7 +97,7 @@ class Lookups:
         if kv_alive < len(key) and self._may_lead_on(key, kv_alive):
             alive = self._digest(last, key)
             if alive.length == kv_alive:
-                ghost = self._ghosts.look_up(alive, self._reader().tokens_of(key)[kv_alive:])
+                ghost = self._ghosts.look_up(alive, self._reader().tokens_of(key[kv_alive:]))
                 deepest_kv = max(deepest_kv, ghost.kv_depth)
                 if ghost.state_depth > deepest_state:
                     deepest_state, state_kv_alive = ghost.state_depth, False
@@ -149,8 +149,10 @@ class Lookups:
         if not len(self._ghosts):
             return False
         number = kv_alive // BLOCK_TOKENS
-        tokens = self._reader().tokens_of(key)
-        block = tokens[number * BLOCK_TOKENS : min((number + 1) * BLOCK_TOKENS, len(key))]
+        start = number * BLOCK_TOKENS
+        end = min(start + BLOCK_TOKENS, len(key))
+        # A key that is cut short copies all that it is asked for; one of pairs has a token more.
+        block = self._reader().tokens_of(key[start:end])[: end - start]
         return self._ghosts.may_lead_on(number, block)
 
     def _deepest_lost_state(self, node: Any, hit: int) -> tuple[int, int | None]:
