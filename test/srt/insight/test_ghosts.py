@@ -124,3 +124,18 @@ def test_a_look_up_does_not_go_through_all_tails_of_a_chain():
     (block,) = ghosts._blocks.values()
     block.state_tails = Unlisted(block.state_tails)
     assert ghosts.look_up(root, [7, 42, 1]) == (2, 2, 42)
+
+
+def test_ends_within_one_block_are_bounded_and_the_oldest_goes_first(monkeypatch):
+    """Prompts that are shorter than a block all end in the first, which is never the oldest."""
+    monkeypatch.setattr(module, "MOST_TAILS", 10)
+    forgotten: list[int] = []
+    ghosts, root = Ghosts(on_forgotten=forgotten.append), root_digest(NO_NAMESPACE)
+    for owner in range(100):
+        ghosts.add(root, [owner], had_state=True, owner=owner)
+        ghosts.add(root, [0], had_state=True, owner=1000)
+    assert forgotten == list(range(1, 91))
+    assert ghosts.look_up(root, [0]) == (1, 1, 1000)
+    assert ghosts.look_up(root, [95]) == (1, 1, 95)
+    assert ghosts.look_up(root, [50]) == (0, 0, 0)
+    assert not ghosts.may_lead_on(0, [50]) and ghosts.may_lead_on(0, [95])

@@ -2,7 +2,8 @@
 
 Token sequences are remembered as a chain of 64-token block hashes. A prefix that is deleted leaves
 its blocks behind, and its exact end where it held a state. Memory is bounded: the oldest blocks are
-forgotten first, after which a loss counts as never admitted.
+forgotten first, and of many ends within one block the oldest, after which a loss counts as never
+admitted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import NamedTuple, TypeVar
 from sglang.srt.mem_cache.marconi.tree import Namespace
 
 BLOCK_TOKENS = 64
+#: Ends within one block that are remembered. Prompts shorter than a block all end in the first,
+#: which is never the oldest.
+MOST_TAILS = 4096
 _TOKEN_BYTES = 8
 
 _T = TypeVar("_T")
@@ -144,9 +148,12 @@ class Ghosts:
             if tails is None:
                 # Most blocks end inside a prefix.
                 tails = block.state_tails = {}
-            if end.tail not in tails:
+            if tails.pop(end.tail, None) is None:
                 self._tail_starts[number, end.tail[:_TOKEN_BYTES]] += 1
             tails[end.tail] = owner
+            if len(tails) > MOST_TAILS:
+                oldest = next(iter(tails))
+                self._forget_tail(block, oldest, tails.pop(oldest))
         while len(self._blocks) > self._max_blocks:
             self._forget(self._blocks.popitem(last=False)[1])
 
@@ -206,9 +213,12 @@ class Ghosts:
         if block.own is not None:
             _take_one(self._evicted_blocks, block.own)
         for tail, owner in (block.state_tails or {}).items():
-            _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
-            if self._on_forgotten is not None:
-                self._on_forgotten(owner)
+            self._forget_tail(block, tail, owner)
+
+    def _forget_tail(self, block: _Block, tail: bytes, owner: int) -> None:
+        _take_one(self._tail_starts, (block.number, tail[:_TOKEN_BYTES]))
+        if self._on_forgotten is not None:
+            self._on_forgotten(owner)
 
 
 def _met(tails: Collection[bytes], data: bytes, at: int) -> list[bytes]:
