@@ -92,11 +92,21 @@ class HostTier:
 
     Args:
         write_policy: a key of :data:`WRITE_POLICIES`.
+        load_back_threshold: slots of KV below which they are computed again, unless a state comes
+            with them.
     """
 
     enable_storage = False
 
-    def __init__(self, cpu: CpuCache, kv_slots: int, state_slots: int, write_policy: str) -> None:
+    def __init__(
+        self,
+        cpu: CpuCache,
+        kv_slots: int,
+        state_slots: int,
+        write_policy: str,
+        *,
+        load_back_threshold: int = 1,
+    ) -> None:
         self.cpu, self.write_policy = cpu, write_policy
         self.written, self.loaded = Copied(), Copied()
         self.mem_pool_host = Group(Slots(kv_slots), Slots(state_slots))
@@ -112,7 +122,7 @@ class HostTier:
         cache.tree_core.set_hicache_enabled()
         cache.write_through_threshold = WRITE_POLICIES[write_policy]
         cache.is_write_back = write_policy == "write_back"
-        cache.load_back_threshold = 1
+        cache.load_back_threshold = load_back_threshold
 
     def reset(self) -> None:
         self.ack_write_queue.clear()

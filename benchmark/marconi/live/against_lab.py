@@ -4,8 +4,8 @@
         --scale-lengths 4 --kv-tokens 4096 --states 16 --policy lru,server:1,server:2:0.5
 
 Replays the trace against a real server that runs one request at a time, then serves what was sent
-and answered, token by token, from the simulator's cache in pools of the same size. Ends with 1 if
-any request's cached tokens differ.
+and answered, token by token, from the simulator's cache in pools of the same size; with
+--host-share above a host tier. Ends with 1 if any request's cached tokens differ.
 
 With --active N it plays a closed loop of N sessions instead, against a server that runs --running
 requests at a time in the order of --schedule, and ends with 1 if the simulator's token hit rate
@@ -25,8 +25,10 @@ from typing import Any
 
 import torch
 from demonstration.measures import victims_since
+from lab.spec import HostSpec
 from policies import PolicyError, check_policy
 from sglang.srt.marconi_utils import ModelCost, cost_from_config
+from sglang.srt.mem_cache.marconi.tuning.hosted_cache import WRITE_POLICIES
 from tqdm import tqdm
 from traces import read_trace
 
@@ -44,6 +46,7 @@ class Agreement:
     """One policy's comparison.
 
     Attributes:
+        cached_tokens: the server's and the simulator's, of all requests together.
         differing: index, prompt tokens, the server's cached tokens and the simulator's.
         victims: evictions by "pool:kind", the server's and the simulator's; None where the
             server counts none.
@@ -51,7 +54,7 @@ class Agreement:
 
     policy: str
     compared: int
-    cached_tokens: int
+    cached_tokens: tuple[int, int]
     differing: tuple[tuple[int, int, int, int], ...]
     victims: tuple[dict[str, int], dict[str, int]] | None
 
@@ -63,8 +66,13 @@ class Agreement:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(argv)
     torch.set_num_threads(1)
+    host = None
+    if options.host_share is not None:
+        host = HostSpec(options.host_share, options.host_write_policy)
     shape = ServerShape(
-        options.kv_tokens, options.states, chunked_prefill=options.chunked_prefill_size
+        *(options.kv_tokens, options.states),
+        chunked_prefill=options.chunked_prefill_size,
+        host=host,
     )
     ends_well = True
     try:
@@ -126,6 +134,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-input-tokens", type=int)
     parser.add_argument("--vocab-size", type=int, default=256)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host-share", type=float, help="as --hicache-ratio: a host tier below")
+    parser.add_argument(
+        "--host-write-policy", choices=tuple(WRITE_POLICIES), default="write_through"
+    )
     load = parser.add_argument_group("under load")
     load.add_argument("--active", type=int, help="sessions of a closed loop without think time")
     load.add_argument("--running", type=int, default=2, help="requests that run at a time")
@@ -144,6 +156,7 @@ def server_arguments(policy: str, shape: ServerShape) -> tuple[str, ...]:
         *("--max-total-tokens", str(shape.kv_tokens), "--max-mamba-cache-size", str(shape.states)),
         *("--context-length", str(shape.kv_tokens), "--sleep-on-idle"),
         *("--chunked-prefill-size", str(shape.chunked_prefill)),
+        *host_arguments(shape.host),
     )
     if policy == "lru":
         return common
@@ -152,6 +165,17 @@ def server_arguments(policy: str, shape: ServerShape) -> tuple[str, ...]:
         raise PolicyError(f"--policy is {policy!r}; allowed are lru, server:N and server:N:ALPHA")
     flags = ("--marconi-evict-policy", "--marconi-eff-weight")
     return (*common, *(word for pair in zip(flags, parts, strict=False) for word in pair))
+
+
+def host_arguments(host: HostSpec | None) -> tuple[str, ...]:
+    """The flags of a host tier, with a copy that a CPU can make."""
+    if host is None:
+        return ()
+    return (
+        *("--enable-hierarchical-cache", "--hicache-ratio", f"{host.share:g}"),
+        *("--hicache-write-policy", host.write_policy),
+        *("--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first"),
+    )
 
 
 def compare(
@@ -212,7 +236,7 @@ def agreement(
     victims = None
     if counted is not None and predicted.victims is not None:
         victims = (counted, predicted.victims)
-    return Agreement(policy, len(sent), sum(life), differing, victims)
+    return Agreement(policy, len(sent), (sum(life), sum(predicted.hits)), differing, victims)
 
 
 def model_cost(model: Path) -> ModelCost:
@@ -224,7 +248,8 @@ def report(result: Agreement) -> str:
     """The comparison in words."""
     lines = [
         f"{result.policy}: {result.compared} requests compared, {len(result.differing)} differ "
-        f"({result.cached_tokens} cached tokens on the server)"
+        f"({result.cached_tokens[0]} cached tokens on the server, {result.cached_tokens[1]} in the "
+        "simulator)"
     ]
     lines += [
         f"  request {index}, {length} tokens: server {cached}, simulator {hit}"

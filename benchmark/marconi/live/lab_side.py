@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.cpu_cache import CpuCache, server_context
+from lab.host_tier import HostTier
 from lab.replay_cache import Replay
+from lab.spec import HostSpec
 from policies import PolicyContext, cache_arguments
 from sglang.srt.marconi_utils import ModelCost
+from sglang.srt.mem_cache.marconi.attach.setup import LowerTier
 from traces import Request
 
 from live.run import Sent
+
+#: Tokens of KV on the host below which SGLang computes them again, unless a state comes with them.
+LOAD_BACK_TOKENS = 10
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class ServerShape:
         chunked_prefill: ``--chunked-prefill-size``.
         working_states: states that a running request holds: 2 without overlap scheduling, which
             a CPU does not have, else 3.
+        host: memory of the host below; ``None``: the device's alone.
     """
 
     kv_tokens: int
@@ -34,6 +41,7 @@ class ServerShape:
     chunk: int = 64
     chunked_prefill: int = 8192
     working_states: int = 2
+    host: HostSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,19 @@ def predict(
     context = PolicyContext(cost, 1, shape.kv_tokens, shape.states, lambda: iter(requests))
     arguments = cache_arguments(policy, context)
     with server_context(chunk=shape.chunk, max_states_per_path=arguments.max_states_per_path):
-        cache = CpuCache(**arguments.for_cache(context))
+        host = shape.host
+        cache = CpuCache(
+            **arguments.for_cache(context), lower_tier=None if host is None else LowerTier.HOST
+        )
+        tier = None
+        if host is not None:
+            pools = int(host.share * shape.kv_tokens), int(host.share * shape.states)
+            tier = HostTier(cache, *pools, host.write_policy, load_back_threshold=LOAD_BACK_TOKENS)
         replay = Replay(
             cache,
             1,
+            tier=tier,
+            copy_rate=1.0,
             chunk_tokens=shape.chunked_prefill,
             working_states=shape.working_states,
         )
