@@ -179,7 +179,7 @@ class ShadowReader:
 
     @staticmethod
     def state_survives(node: ShadowNode) -> bool:
-        return node.has_state
+        return node.survives
 
     @staticmethod
     def state_is_locked(node: ShadowNode) -> bool:

@@ -12,7 +12,7 @@ from sglang.srt.marconi_utils import cost_by_name
 from sglang.srt.mem_cache.marconi.advice import command as product
 from sglang.srt.mem_cache.marconi.advice.host_tier import HostSpeeds, advise_host, host_text
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
-from sglang.srt.mem_cache.marconi.advice.replay import POLICY_ROWS, Advice
+from sglang.srt.mem_cache.marconi.advice.replay import POLICY_ROWS, Advice, Option
 from sglang.srt.mem_cache.marconi.advice.replay import advise as give_advice
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 
@@ -143,7 +143,9 @@ def test_the_host_tier_that_saves_most_is_advised():
         }
     assert small.best.policy == "policy 3 (value)"
     assert small.best.saved > small.stock.saved + 0.05
-    printed = host_text(found, SPEEDS)
+    without = Option("stock LRU", 0.9, 0.123, 0.1)
+    printed = host_text(found, SPEEDS, without)
+    assert printed.endswith("no host tier        12.3 (0.9)")
     assert f"{100 * small.best.saved:.1f} ({small.best.ratio:g})" in printed
     assert "100 TFLOP/s, copies at 50 GB/s" in printed
 
@@ -173,9 +175,24 @@ def test_the_command_line_sizes_the_host_tier(tmp_path, capsys):
     words += ["--tflops", "100", "--policy", "policy 3 (value)"]
     assert advise.main(words) == 0
     printed = capsys.readouterr().out
-    assert "Best above 1 times the device's memory: policy 3 (value) under" in printed
+    assert "Best with a host tier of 1 times the device's memory: policy 3 (value) under" in printed
     assert "--enable-hierarchical-cache --hicache-ratio 4 --hicache-write-policy write_" in printed
     assert advise.main([*words, "--json"]) == 0
     small, large = json.loads(capsys.readouterr().out)["host_tier"]
     assert (small["host_ratio"], large["host_ratio"]) == (1, 4)
     assert "--hicache-ratio 1 " in small["command"] and small["best"]["saved"] > 0
+    slow = [*words, "--host-gbps", "0.001", "--policy", "policy 3, judicious"]
+    assert advise.main(slow) == 0
+    printed = capsys.readouterr().out
+    assert "A host tier of 4 times the device's memory is not worth it" in printed
+    assert "Not tried above a host tier: policy 3, judicious." in printed
+    for flag, value, named in (
+        ("--host-ratio", "1e308", "up to 1000"),
+        ("--host-ratio", "1,", "up to 1000"),
+        ("--host-ratio", "0", "> 0"),
+        ("--tflops", "1e300", "to 1000000"),
+        ("--host-gbps", "nan", "0.001"),
+    ):
+        with pytest.raises(SystemExit):
+            advise.main([*words, flag, value])
+        assert named in capsys.readouterr().err

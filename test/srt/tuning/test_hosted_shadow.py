@@ -28,9 +28,11 @@ UNITS = BlockCost(COST, BLOCK)
 POLICIES = {1: LruPolicy, 3: lambda: ValuePolicy(UNITS)}
 
 
-def hosted(policy: EvictionPolicy, write_policy: str, **changes: int) -> HostedShadowCache:
+def hosted(
+    policy: EvictionPolicy, write_policy: str, host: tuple[int, int] = HOST, **changes: int
+) -> HostedShadowCache:
     shape = replace(SHAPE, block_tokens=1, **changes)
-    return HostedShadowCache(shape, policy, HostShape(*HOST, write_policy))
+    return HostedShadowCache(shape, policy, HostShape(*host, write_policy))
 
 
 @pytest.mark.parametrize("write_policy", WRITE_POLICIES)
@@ -51,6 +53,9 @@ def test_every_slot_of_both_tiers_is_free_or_accounted_for(policy, write_policy)
             whole = (request.input_length - 1) // BLOCK
             shadow.begin(id, chained(list(request.prompt_ids)), whole + 1)
             check(shadow)
+            if id == 30:
+                moved += shadow.loaded.blocks
+                shadow.flush()
         for id in served:
             shadow.end(id, None)
         check(shadow)
@@ -58,7 +63,7 @@ def test_every_slot_of_both_tiers_is_free_or_accounted_for(policy, write_policy)
         moved += shadow.loaded.blocks
 
     run()
-    assert moved > 30
+    assert moved > 4
 
 
 def nodes(shadow: HostedShadowCache) -> list:
@@ -98,18 +103,24 @@ def check(shadow: HostedShadowCache) -> None:
             assert told == true or (known is None and not any(true[:3]) and node.children)
 
 
+#: KV blocks and states, no fewer than the device's. A smaller host may be full of copies of what
+#: the device has. The shadow then asks for room once a request, as a server does, the lab each insert.
+HOSTS = [HOST, (90, 40), (400, 12)]
+
+
+@pytest.mark.parametrize("host", HOSTS, ids=str)
 @pytest.mark.parametrize("write_policy", ["write_through", "write_back"])
-def test_hits_and_copies_are_those_of_the_real_cache(write_policy):
+def test_hits_and_copies_are_those_of_the_real_cache(write_policy, host):
     """Under LRU one by one; what policy 3 saves is compared in the lab."""
     loaded = 0
-    for seed in range(40):
-        shadow = hosted(LruPolicy(), write_policy, chunk=128, kv_blocks=90)
+    for seed in range(25):
+        shadow = hosted(LruPolicy(), write_policy, host, chunk=128, kv_blocks=90)
         world = ShadowWorld(shadow, BLOCK, cost=UNITS, copy_rate=1.0)
         with server_context(chunk=1):
             cpu = CpuCache(
                 *(1, "python", 90, SHAPE.state_slots), cost=UNITS, lower_tier=LowerTier.HOST
             )
-            tier = HostTier(cpu, *HOST, write_policy)
+            tier = HostTier(cpu, *host, write_policy)
             replay = Replay(cpu, BLOCK, tier=tier, copy_rate=1.0)
             for _, _, _, request in requests(random_steps(seed)):
                 ours, real = world.serve(request), replay.serve(request)
@@ -121,7 +132,7 @@ def test_hits_and_copies_are_those_of_the_real_cache(write_policy):
         copied = {"written": tier.written.bytes(UNITS), "loaded": tier.loaded.bytes(UNITS)}
         assert copied_bytes(shadow, UNITS) == copied
         loaded += tier.loaded.states
-    assert loaded > 40
+    assert loaded > 20
 
 
 def random_steps(seed: int) -> list[tuple[int, ...]]:

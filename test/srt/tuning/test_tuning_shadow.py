@@ -315,6 +315,22 @@ def test_every_slot_is_free_or_accounted_for():
     assert shadow.evictions > 100
 
 
+@pytest.mark.parametrize("policy", ["both:0", "both:2", "value"])
+def test_a_flush_leaves_the_policy_nothing_that_is_gone(policy):
+    """Its next victims are those of the new tree, whose ids are new and whose clock goes on."""
+    shadow = ShadowTwin(MarconiConfig.from_options(POLICIES[policy]))
+    for id in range(90):
+        if id % 30 == 15:
+            before = shadow.tree.now
+            shadow.flush()
+            assert shadow.tree.now == before and len(shadow.tree) == 0
+        ids = [*range(1000 * id, 1000 * id + 10), id % 3]
+        shadow.begin(id, chained(ids), len(ids) * BLOCK + 1)
+        shadow.end(id, chained([*ids, 5, 6])[len(ids) :])
+        shadow.policy._check()
+    assert shadow.evictions > 20
+
+
 def test_hashes_chain_and_do_not_depend_on_how_a_sequence_is_cut():
     hasher = BlockHasher(4)
     tokens = list(range(5, 45))

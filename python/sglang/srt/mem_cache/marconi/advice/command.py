@@ -27,6 +27,7 @@ from sglang.srt.mem_cache.marconi.advice.host_tier import (
     HostSpeeds,
     advise_host,
     host_text,
+    orders_host_tier,
 )
 from sglang.srt.mem_cache.marconi.advice.load.schedules import FCFS
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
@@ -42,6 +43,8 @@ from sglang.srt.mem_cache.marconi.advice.replay import (
     ELASTIC,
     POLICY_ROWS,
     RATIOS,
+    STOCK,
+    WORTHWHILE,
     Advice,
     Option,
     advise,
@@ -85,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="try this one beside stock LRU; may be given several times (default: all). One of "
         + "; ".join(f'"{name}"' for name in POLICY_ROWS),
     )
-    parser.add_argument("--tflops", type=_positive, help="TFLOP/s that the server prefills with")
+    parser.add_argument("--tflops", type=_speed, help="TFLOP/s that the server prefills with")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     load = parser.add_argument_group("orders of service, for requests whose arrival is known")
     load.add_argument("--running", type=_count, help="as its --max-running-requests")
@@ -103,12 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     host = parser.add_argument_group("a host tier (HiCache)")
     host.add_argument(
         "--host-ratio",
-        type=_ratios,
+        type=_host_ratios,
         metavar="TIMES",
         help="its memory in multiples of the device's, as --hicache-ratio; comma-separated",
     )
     host.add_argument(
-        "--host-gbps", type=_positive, default=50.0, help="GB/s of a copy (default: %(default)g)"
+        "--host-gbps", type=_speed, default=50.0, help="GB/s of a copy (default: %(default)g)"
     )
 
 
@@ -130,8 +133,11 @@ def advised(
     """The advice as text, as the options want it.
 
     Raises:
-        ValueError: see :func:`advise`.
+        ValueError: see :func:`advise`; or a host tier without the server's speed, without which
+            nobody can say what a copy is worth.
     """
+    if options.host_ratio is not None and options.tflops is None:
+        raise ValueError("--host-ratio is given without --tflops; allowed is with a number > 0")
     advice = advise(
         requests,
         cost,
@@ -165,8 +171,10 @@ def advised(
         parts += [order_text(_titled(option), found, server) for option, found in orders.items()]
     parts += [summary(advice, options.model, orders), left_out, type_table(types, cost)]
     if hosts:
-        parts.append(host_text(hosts, _speeds(options)))
-        parts += [_host_summary(one, options.model) for one in hosts]
+        parts.append(host_text(hosts, _speeds(options), advice.static))
+        parts += [_host_summary(one, advice.static, options.model) for one in hosts]
+        parts.append(_not_tried(options.policy or (), cost))
+    parts = [part for part in parts if part]
     return "\n\n".join(filter(None, parts))
 
 
@@ -212,15 +220,9 @@ def _hosts(
     cost: ModelCost,
     advice: Advice,
 ) -> tuple[HostAdvice, ...]:
-    """What a host tier would have saved, where its size is given.
-
-    Raises:
-        ValueError: without the server's speed nobody can say what a copy is worth.
-    """
+    """What a host tier would have saved, where its size is given."""
     if options.host_ratio is None:
         return ()
-    if options.tflops is None:
-        raise ValueError("--host-ratio is given without --tflops; allowed is with a number > 0")
     return advise_host(
         *(requests, cost, options.memory_gib * 2**30),
         block_tokens=block,
@@ -235,12 +237,23 @@ def _speeds(options: argparse.Namespace) -> HostSpeeds:
     return HostSpeeds(options.tflops * 1e12, options.host_gbps * 1e9)
 
 
-def _host_summary(found: HostAdvice, model: str) -> str:
+def _host_summary(found: HostAdvice, without: Option, model: str) -> str:
+    """What is best above a host tier of one size, if it is better than none."""
+    size = f"{found.host_ratio:g} times the device's memory"
+    best = f"{found.best.title}, {100 * found.best.saved:.1f} % of prefill seconds saved"
+    if found.best.saved < without.saved + WORTHWHILE:
+        return f"A host tier of {size} is not worth it: {best}; {_named(without)} without one."
     return (
-        f"Best above {found.host_ratio:g} times the device's memory: {found.best.title}, "
-        f"{100 * found.best.saved:.1f} % of prefill seconds saved; {found.stock.title}, "
-        f"{100 * found.stock.saved:.1f} %, as SGLang does by default.\n" + _above(found, model)
+        f"Best with a host tier of {size}: {best}; {found.stock.title}, "
+        f"{100 * found.stock.saved:.1f} %, as SGLang does by default where there is one.\n"
+        f"{_above(found, model)}"
     )
+
+
+def _not_tried(policies: Sequence[str], cost: ModelCost) -> str:
+    """Those that were asked for and leave the host as it is, which stock shows."""
+    passed_over = [p for p in policies if p != STOCK and not orders_host_tier(p, cost)]
+    return f"Not tried above a host tier: {', '.join(passed_over)}." if passed_over else ""
 
 
 def _above(found: HostAdvice, model: str) -> str:
@@ -326,20 +339,39 @@ def command(option: Option, model: str, orders: Orders = MappingProxyType({})) -
 
 
 def _positive(text: str) -> float:
-    value = _milliseconds(text)
-    if not value:
+    value = _number(text)
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number > 0")
     return value
 
 
+def _speed(text: str) -> float:
+    value = _number(text)
+    if not 1e-3 <= value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number from 0.001 to 1000000")
+    return value
+
+
+def _host_ratios(text: str) -> tuple[float, ...]:
+    values = tuple(map(_number, text.split(",")))
+    if not all(0 < value <= 1000 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed are numbers > 0 and up to 1000")
+    return values
+
+
 def _milliseconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}; allowed is a number >= 0")
     return value
+
+
+def _number(text: str) -> float:
+    """``nan`` for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _count(text: str) -> int:

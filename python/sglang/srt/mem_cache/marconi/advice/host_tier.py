@@ -11,6 +11,7 @@ from sglang.srt.mem_cache.marconi.advice.replay import (
     POLICY_ROWS,
     STOCK,
     WORTHWHILE,
+    Option,
     server_shape,
 )
 from sglang.srt.mem_cache.marconi.eviction.policy import HostOrderer
@@ -101,15 +102,13 @@ def advise_host(
 
     Args:
         memory_bytes: of both of the device's pools together.
-        rows: of :data:`POLICY_ROWS`; those that leave the host to stock's LRU, and stock.
-        ratios: splits to try, beside the default.
+        rows: of :data:`POLICY_ROWS`; of them those that order the host are tried, and stock.
+        ratios: splits to try, beside the default; at which stock must have room.
     """
-    chosen = [
-        name for name in dict.fromkeys((STOCK, *rows)) if name == STOCK or _orders(name, cost)
-    ]
+    chosen = [STOCK, *(name for name in dict.fromkeys(rows) if orders_host_tier(name, cost))]
     splits = sorted({*ratios, DEFAULT_RATIO})
     found = []
-    for host_ratio in host_ratios:
+    for host_ratio in dict.fromkeys(host_ratios):
         options = [
             HostOption(policy, ratio, host_ratio, write_policy, *shares)
             for policy in chosen
@@ -124,7 +123,8 @@ def advise_host(
     return tuple(found)
 
 
-def _orders(name: str, cost: CostModel) -> bool:
+def orders_host_tier(name: str, cost: CostModel) -> bool:
+    """Whether a row of :data:`POLICY_ROWS` is tried beside stock's LRU."""
     row = POLICY_ROWS[name]
     plain = row.admission == "sglang" and row.states_per_path < 0
     return plain and isinstance(row.static(cost), HostOrderer)
@@ -174,8 +174,12 @@ def _advice(host_ratio: float, options: Sequence[HostOption]) -> HostAdvice:
     return HostAdvice(host_ratio, best if worth else stock, stock, tuple(tried.values()))
 
 
-def host_text(found: Sequence[HostAdvice], speeds: HostSpeeds) -> str:
-    """Prefill seconds saved, in percent: policies and write policies by row, sizes by column."""
+def host_text(found: Sequence[HostAdvice], speeds: HostSpeeds, without: Option) -> str:
+    """Prefill seconds saved, in percent: policies and write policies by row, sizes by column.
+
+    Args:
+        without: the best with a pool each for states and KV, and no host tier.
+    """
     lines = [
         "Above a host tier: prefill seconds saved, %, each at the --mamba-full-memory-ratio (in "
         "brackets) that saves most,",
@@ -189,4 +193,8 @@ def host_text(found: Sequence[HostAdvice], speeds: HostSpeeds) -> str:
         lines.append(
             f"{first.policy:<28}{first.write_policy:<16}" + "".join(f"{cell:>14}" for cell in cells)
         )
+    lines.append(
+        f"{without.policy:<28}{'no host tier':<16}"
+        f"{f'{100 * without.saved:.1f} ({without.ratio:g})':>14}"
+    )
     return "\n".join(lines)

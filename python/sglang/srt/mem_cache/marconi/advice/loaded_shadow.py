@@ -175,7 +175,7 @@ class LoadedShadow:
 
     def _still_resumes(self, node: ShadowNode) -> bool:
         tree = self.cache.tree
-        return node is tree.root or (tree.node(node.id) is node and node.has_state)
+        return node is tree.root or (tree.node(node.id) is node and node.survives)
 
     def begin(self, arrival: Arrival) -> ShadowRun:
         request = cast(HashedRequest, arrival.request)

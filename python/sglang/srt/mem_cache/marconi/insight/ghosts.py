@@ -104,7 +104,8 @@ class Ghosts:
     """A bounded set of evicted prefixes.
 
     ``add`` is O(tokens added); ``look_up`` is O(blocks that are found + 1). Each block costs about
-    300 bytes. Hashes are Python's own: they differ from process to process, answers do not.
+    300 bytes, and each state in it a hundred and its tail. Hashes are Python's own: they differ
+    from process to process, answers do not.
     """
 
     def __init__(

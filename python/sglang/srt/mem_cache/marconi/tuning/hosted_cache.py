@@ -63,6 +63,7 @@ class HostedShadowCache(ShadowCache):
 
     def __init__(self, shape: ShadowShape, policy: EvictionPolicy, host: HostShape) -> None:
         self.host = host
+        self.written, self.loaded = Moved(), Moved()
         if isinstance(policy, HostOrderer) and policy.pools == frozenset(Pool):
             policy.order_host()
         super().__init__(shape, policy)
@@ -71,7 +72,6 @@ class HostedShadowCache(ShadowCache):
         super().__post_init__()
         self.host_kv_free = self.host.kv_blocks
         self.host_states_free = self.host.state_slots
-        self.written, self.loaded = Moved(), Moved()
         self._found: dict[int, HostedNode] = {}
 
     def waited_bytes(self, cost: CostModel) -> float:
@@ -254,7 +254,6 @@ class HostedShadowCache(ShadowCache):
             below.extend(cast("list[HostedNode]", list(one.children.values())))
         for one in reversed(below):
             self._delete(one)
-        self._delete_empty(cast(HostedNode, below[0].parent or self.tree.root))
 
     def _delete(self, node: HostedNode) -> None:
         """Forget a leaf of the tree, wherever it lies."""
@@ -266,15 +265,6 @@ class HostedShadowCache(ShadowCache):
         if node.survives:
             self._note_lost(node)
         self.tree.delete_leaf(node)
-
-    def _delete_empty(self, node: HostedNode) -> None:
-        """Forget what no longer leads to anything, from ``node`` up."""
-        while node.parent is not None and not node.children:
-            if node.locks or node.host_locks or node.on_device or node.on_host:
-                return
-            above = cast(HostedNode, node.parent)
-            self._delete(node)
-            node = above
 
     # -- eviction from the host
 
@@ -289,7 +279,7 @@ class HostedShadowCache(ShadowCache):
         if pool is HostPool.STATE:
             # Without its KV a state cannot be locked there, and SGLang's own order takes it first.
             while self._host_free(pool) < wanted:
-                loose = next((n for n in self._hosted.host_states() if n.on_device), None)
+                loose = self._hosted.loose_state()
                 if loose is None:
                     break
                 self._forget_state(loose)
@@ -332,7 +322,6 @@ class HostedShadowCache(ShadowCache):
         if node.is_host_leaf:
             above = cast(HostedNode, node.parent)
             self._delete(node)
-            self._delete_empty(above)
             self._hosted._queue_leaf(above)
             return True
         if pool is HostPool.KV or node.host_locks:

@@ -79,6 +79,7 @@ class HostedTree(ShadowTree):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.on_both: dict[int, HostedNode] = {}
         self._host_states: OrderedDict[int, HostedNode] = OrderedDict()
+        self._loose: OrderedDict[int, HostedNode] = OrderedDict()
         self._host_leaves: list[tuple[int, int, HostedNode]] = []
 
     # -- walks
@@ -88,7 +89,7 @@ class HostedTree(ShadowTree):
     ) -> tuple[ShadowNode, bool, int]:
         """See :class:`ShadowTree`; KV that the host alone had counts as new to the tree."""
         tail, fresh, added = super().insert(node, hashes, blocks)
-        self._host_states.pop(tail.id, None)
+        self._not_on_host_alone(tail)
         for below in path(tail, node):
             if not below.on_device:
                 self.put_on_device(below)
@@ -113,16 +114,15 @@ class HostedTree(ShadowTree):
         """The device has the KV of ``node`` too."""
         node.on_device = True
         cast(HostedNode, node.parent).children_on_device += 1
-        if node.id in self._host_states and orders_host(self.policy):
-            # Its state is locked no longer, by which SGLang makes it the most recent.
-            self._host_states.move_to_end(node.id)
+        if node.id in self._host_states:
+            self._loose[node.id] = node
         self._mark_both(node)
         self._queue_leaf(node)
 
     def put_state_on_device(self, node: HostedNode) -> None:
         """The device has the state of ``node`` too."""
         node.has_state = True
-        self._host_states.pop(node.id, None)
+        self._not_on_host_alone(node)
         self._states[node.id] = node
         self.view.state_came_or_went(node)
 
@@ -131,6 +131,7 @@ class HostedTree(ShadowTree):
         if node.has_state:
             self.drop_state(node)
         node.on_device = False
+        self._loose.pop(node.id, None)
         parent = cast(HostedNode, node.parent)
         parent.children_on_device -= 1
         self._mark_both(node)
@@ -142,11 +143,13 @@ class HostedTree(ShadowTree):
         hosted = cast(HostedNode, node)
         if hosted.state_on_host:
             self._host_states[node.id] = hosted
+            if hosted.on_device:
+                self._loose[node.id] = hosted
 
     def forget_state(self, node: HostedNode) -> None:
         """Take the state of ``node`` off the host."""
         node.state_on_host = False
-        self._host_states.pop(node.id, None)
+        self._not_on_host_alone(node)
         self.view.state_came_or_went(node)
 
     def note_both(self, node: HostedNode) -> None:
@@ -158,7 +161,7 @@ class HostedTree(ShadowTree):
         hosted = cast(HostedNode, node)
         cast(HostedNode, node.parent).children_on_device -= hosted.on_device
         self.on_both.pop(node.id, None)
-        self._host_states.pop(node.id, None)
+        self._not_on_host_alone(node)
         super().delete_leaf(node)
 
     # -- whom the host forgets
@@ -181,6 +184,10 @@ class HostedTree(ShadowTree):
         """The nodes whose state the host alone has, the one that went there first at the front."""
         return (node for node in self._host_states.values() if not node.host_locks)
 
+    def loose_state(self) -> HostedNode | None:
+        """Of the states that the host alone has while the device has their KV, the first so."""
+        return next((node for node in self._loose.values() if not node.host_locks), None)
+
     def host_victim(self, pool: HostPool, excluding: Container[int]) -> HostedNode | None:
         """Whom the policy would have the host forget."""
         self.view.refresh(self.now)
@@ -201,6 +208,10 @@ class HostedTree(ShadowTree):
         upper.inserts = below.inserts
         self.note_both(upper)
         return upper
+
+    def _not_on_host_alone(self, node: ShadowNode) -> None:
+        self._host_states.pop(node.id, None)
+        self._loose.pop(node.id, None)
 
     def _mark_device_leaf(self, node: ShadowNode) -> None:
         """Below it are nodes on the host alone, and it may leave the device by itself."""

@@ -232,7 +232,13 @@ class ShadowCache:
 
     def flush(self) -> None:
         """Empty the cache; requests that still run leave nothing behind."""
+        before, evicted = self.tree, self._evicted
+        before.forget_all()
+        if isinstance(self.policy, ReturnObserver):
+            for id in evicted.values():
+                self.policy.on_forgotten(id)
         self.__post_init__()
+        self.tree.go_on(before)
 
     # -- what the policy is told of evicted states
 

@@ -53,6 +53,19 @@ class ShadowTree:
         """A use, an insert or an eviction walk, as the view's clock counts them."""
         self.now += 1
 
+    # -- life cycle
+
+    def forget_all(self) -> None:
+        """Report to the policy that all is gone; the tree must not be used any more."""
+        for node in self._nodes.values():
+            self.view.removed(node)
+        self.view.report_left()
+
+    def go_on(self, before: ShadowTree) -> None:
+        """Take up the clock of the tree before a flush, and give no id again."""
+        self.now = before.now
+        self._next_id = before._next_id
+
     # -- walks
 
     def match(self, hashes: array[int], blocks: int) -> tuple[ShadowNode, int]:
