@@ -104,7 +104,8 @@ def check(shadow: HostedShadowCache) -> None:
 
 
 #: KV blocks and states, no fewer than the device's. A smaller host may be full of copies of what
-#: the device has. The shadow then asks for room once a request, as a server does, the lab each insert.
+#: the device has: then the shadow asks for room once a request, as a server does, and the lab at
+#: each insert.
 HOSTS = [HOST, (90, 40), (400, 12)]
 
 
