@@ -13,6 +13,7 @@ from sglang.srt.mem_cache.marconi.advice.replay import (
     WORTHWHILE,
     Option,
     server_shape,
+    shares,
 )
 from sglang.srt.mem_cache.marconi.eviction.policy import HostOrderer
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
@@ -148,17 +149,10 @@ def _replay(
         return
     pools = int(host_ratio * shape.kv_blocks), int(host_ratio * shape.state_slots)
     cache = HostedShadowCache(shape, row.static(cost), HostShape(*pools, write_policy))
-    saved = needed = 0.0
-    hits = tokens = 0
-    for id, request in enumerate(requests):
-        hit = cache.begin(id, request.prompt_ids, request.input_length) * block_tokens
-        cache.end(id, request.output_ids, request.hint)
-        saved += cost.flops(0, hit)
-        needed += cost.flops(0, request.input_length)
-        hits += hit
-        tokens += request.input_length
+    saved, token_hit_rate = shares(cache, requests, cost)
+    needed = sum(cost.flops(0, request.input_length) for request in requests)
     paid = cache.waited_bytes(cost) / speeds.bytes * speeds.flops
-    yield (saved - paid) / max(needed, 1.0), hits / max(tokens, 1)
+    yield saved - paid / max(needed, 1.0), token_hit_rate
 
 
 def _advice(host_ratio: float, options: Sequence[HostOption]) -> HostAdvice:
