@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -66,16 +67,13 @@ class Agreement:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(argv)
     torch.set_num_threads(1)
-    host = None
-    if options.host_share is not None:
-        host = HostSpec(options.host_share, options.host_write_policy)
-    shape = ServerShape(
-        *(options.kv_tokens, options.states),
-        chunked_prefill=options.chunked_prefill_size,
-        host=host,
-    )
     ends_well = True
     try:
+        shape = ServerShape(
+            *(options.kv_tokens, options.states),
+            chunked_prefill=options.chunked_prefill_size,
+            host=host_spec(options),
+        )
         reader = read_trace(
             options.trace,
             format=options.format,
@@ -143,6 +141,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     load.add_argument("--running", type=int, default=2, help="requests that run at a time")
     load.add_argument("--schedule", choices=("fcfs", "lpm", "hrrn"), default="fcfs")
     return parser.parse_args(argv)
+
+
+def host_spec(options: argparse.Namespace) -> HostSpec | None:
+    """The host tier that was asked for.
+
+    Raises:
+        ValueError: none can be so large, or the simulator has none under load.
+    """
+    share = options.host_share
+    if share is None:
+        return None
+    if not 0 < share < math.inf:
+        raise ValueError(f"--host-share is {share:g}; allowed is a number > 0")
+    if options.active is not None:
+        raise ValueError(
+            f"--host-share is {share:g} with --active; allowed is one without the other"
+        )
+    return HostSpec(share, options.host_write_policy)
 
 
 def server_arguments(policy: str, shape: ServerShape) -> tuple[str, ...]:

@@ -86,6 +86,16 @@ def test_the_simulator_hits_what_the_server_hits(policy, host, tmp_path, capsys)
             replay_by_command_line(url, tmp_path, capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["0"], "--host-share is 0"), (["nan"], "is nan"), (["2", "--active", "3"], "with --active")],
+)
+def test_a_host_tier_that_cannot_be_compared_is_refused(words, named, capsys):
+    arguments = ["--trace", "unread", "--model", "unread", "--host-share", *words]
+    assert lab_against_life.main(arguments) == 1
+    assert named in capsys.readouterr().err
+
+
 def assert_prompts_repeat_replies(sent: list[Sent]) -> None:
     by_session: dict[str, list[Sent]] = {}
     for one in sent:

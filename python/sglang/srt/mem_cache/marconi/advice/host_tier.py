@@ -21,7 +21,7 @@ from sglang.srt.mem_cache.marconi.tuning.hosted_cache import HostedShadowCache, 
 from sglang.srt.mem_cache.marconi.tuning.splits import resplit
 
 #: ``--hicache-write-policy`` that are tried; SGLang's default is the first.
-WRITE_POLICIES = ("write_through", "write_back")
+TRIED_WRITE_POLICIES = ("write_through", "write_back")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def advise_host(
         options = [
             HostOption(policy, ratio, host_ratio, write_policy, *shares)
             for policy in chosen
-            for write_policy in WRITE_POLICIES
+            for write_policy in TRIED_WRITE_POLICIES
             for ratio in splits
             for shares in _replay(
                 *(requests, cost, memory_bytes, block_tokens, policy, ratio),
@@ -161,7 +161,7 @@ def _advice(host_ratio: float, options: Sequence[HostOption]) -> HostAdvice:
         known = tried.get((option.policy, option.write_policy))
         if known is None or option.saved > known.saved:
             tried[option.policy, option.write_policy] = option
-    default = (STOCK, WRITE_POLICIES[0], DEFAULT_RATIO)
+    default = (STOCK, TRIED_WRITE_POLICIES[0], DEFAULT_RATIO)
     stock = next(o for o in options if (o.policy, o.write_policy, o.ratio) == default)
     best = max(options, key=lambda option: option.saved)
     worth = best.saved >= stock.saved + WORTHWHILE

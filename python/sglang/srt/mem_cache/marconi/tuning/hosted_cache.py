@@ -320,9 +320,7 @@ class HostedShadowCache(ShadowCache):
     def _forget(self, node: HostedNode, pool: HostPool) -> bool:
         """Let the host forget a leaf, or the state of what is none; ``False`` if it is held."""
         if node.is_host_leaf:
-            above = cast(HostedNode, node.parent)
             self._delete(node)
-            self._hosted._queue_leaf(above)
             return True
         if pool is HostPool.KV or node.host_locks:
             return False
