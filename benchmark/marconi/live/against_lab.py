@@ -8,8 +8,8 @@ and answered, token by token, from the simulator's cache in pools of the same si
 --host-share above a host tier. Ends with 1 if any request's cached tokens differ.
 
 With --active N it plays a closed loop of N sessions instead, against a server that runs --running
-requests at a time in the order of --schedule, and ends with 1 if the simulator's token hit rate
-under the same load is more than a point from the server's.
+requests at a time in the order of --schedule, says how many requests' cached tokens differ, and
+ends with 1 if the simulator's token hit rate is more than a point from the server's.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ from live.server_api import ServerUnreachable, flush_cache, marconi_counters, se
 from live.servers import ServerFailed, launch_servers
 from live.under_load import Loop, compare_loaded
 from live.workload import Selection, Turn
+
+#: Bytes of an element of the types in which the servers of these tools run a model.
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -256,8 +259,19 @@ def agreement(
 
 
 def model_cost(model: Path) -> ModelCost:
-    """Of the model in a folder."""
-    return cost_from_config(json.loads((model / "config.json").read_text()))
+    """Of the model in a folder, whose server keeps KV and convolutions in the model's own type.
+
+    Raises:
+        ValueError: the folder does not say which, or none that is known.
+    """
+    config = json.loads((model / "config.json").read_text())
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(
+            f"{model / 'config.json'} says dtype {dtype!r}; allowed are {', '.join(DTYPE_BYTES)}"
+        )
+    size = DTYPE_BYTES[dtype]
+    return cost_from_config(config, kv_dtype_bytes=size, conv_dtype_bytes=size)
 
 
 def report(result: Agreement) -> str:

@@ -1,6 +1,7 @@
 """Does the simulated scheduler hit what a server under load hits? A closed loop on both sides.
 
-Under load who comes when depends on time, so that rates are compared and not requests.
+Of requests that come at once the server sees one first, by chance. The simulator's come in the
+order in which the clients sent them; where the server saw another, later requests may differ.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.advice.load.scheduler import Scheduler
 from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
+from traces import Request
 
 from live.client import Answer, Client
 from live.history import TokenSource
@@ -33,6 +35,10 @@ from live.workload import Turn
 
 #: Points of the token hit rate that simulator and server may lie apart.
 CLOSE_POINTS = 1.0
+#: Scheduling passes of a server before the loop, by its own two requests at the start.
+PASSES_BEFORE = 2
+#: Seconds by which a server sees the first request of the loop before the second.
+FIRST_AHEAD = 1e-3
 #: Tokens of the prompts, and of the longer answer, by which a server's speed is measured.
 PROBE_PROMPT, PROBE_OUTPUT, PROBES = 1024, 65, 5
 
@@ -61,13 +67,18 @@ class Loop:
 
 @dataclass(frozen=True)
 class LoadedAgreement:
-    """One policy's comparison; rates in per cent of prompt tokens."""
+    """One policy's comparison; rates in per cent of prompt tokens.
+
+    Attributes:
+        differing: requests with other cached tokens.
+    """
 
     policy: str
     loop: Loop
     requests: int
     life: float
     lab: float
+    differing: int
     seconds: float
 
     @property
@@ -78,8 +89,28 @@ class LoadedAgreement:
         return (
             f"{self.policy}, {self.loop.schedule}, {self.loop.active} sessions, "
             f"{self.loop.running} running: {self.requests} requests in {self.seconds:.1f} s, "
-            f"server {self.life:.1f} %, simulator {self.lab:.1f} %"
+            f"server {self.life:.1f} %, simulator {self.lab:.1f} %, {self.differing} differ"
         )
+
+
+class SentArrivals(ClosedArrivals):
+    """A closed loop whose requests come, of those that come at once, as clients sent them.
+
+    Args:
+        sent: seconds at which a client sent each request, by its place in the trace.
+    """
+
+    def __init__(self, requests: Sequence[Request], active: int, sent: Sequence[float]) -> None:
+        self._rank = {
+            index: rank for rank, index in enumerate(sorted(range(len(sent)), key=sent.__getitem__))
+        }
+        super().__init__(requests, active)
+
+    def _send(self, session: str, at: float) -> None:
+        rank = self._rank[self._sessions[session][0].index]
+        if not at and rank:
+            at = FIRST_AHEAD
+        super()._send(session, at + rank * 1e-9)
 
 
 def compare_loaded(
@@ -104,21 +135,23 @@ def compare_loaded(
         launch_servers(model, {"life": (*flags, *loop.flags())}, Path(logs), port=port) as servers,
     ):
         url = servers["life"].base_url
-        service = asyncio.run(measured_times(url, cost))
         flush_cache(url)
         player = Player(
             url, source, api="generate", model=served_model(url), ignore_eos=True, timeout=600.0
         )
         sent = player.play(turns, Pace(None, None, loop.active), lambda _: on_request())
+        service = asyncio.run(measured_times(url, cost))
     failed = [one for one in sent if one.answer is None]
     if failed:
         raise ValueError(f"{len(failed)} requests failed, the first with: {failed[0].error}")
+    life = [one.answer.cached_tokens or 0 for one in sent if one.answer is not None]
+    lab = predict_loaded(sent, policy, cost, shape, service, loop)
     tokens = sum(len(one.prompt) for one in sent)
-    cached = sum(one.answer.cached_tokens or 0 for one in sent if one.answer is not None)
-    hits = predict_loaded(sent, policy, cost, shape, service, loop)
-    seconds = max(one.end for one in sent)
+    differing = sum(cached != hit for cached, hit in zip(life, lab, strict=True))
     return LoadedAgreement(
-        policy, loop, len(sent), 100 * cached / tokens, 100 * hits / tokens, seconds
+        *(policy, loop, len(sent), 100 * sum(life) / tokens, 100 * sum(lab) / tokens),
+        differing=differing,
+        seconds=max(one.end for one in sent),
     )
 
 
@@ -152,8 +185,8 @@ def predict_loaded(
     shape: ServerShape,
     service: ServiceTimes,
     loop: Loop,
-) -> int:
-    """Tokens of all prompts that hit, where the simulator serves the same closed loop.
+) -> list[int]:
+    """Tokens of each prompt that hit, where the simulator serves the same closed loop.
 
     Args:
         sent: answered requests, in the trace's order.
@@ -166,15 +199,19 @@ def predict_loaded(
         replay = Replay(
             *(cache, 1), chunk_tokens=shape.chunked_prefill, working_states=shape.working_states
         )
+        for _ in range(PASSES_BEFORE):
+            replay.note_queue([], matched=False)
+        # One of the two is no probe, and ticks the clock.
+        cache.use(cache.look([0]).best_match_node)
         scheduler = Scheduler(
             *(replay, cost, service),
             running=loop.running,
             schedule=SCHEDULES[loop.schedule],
             block=1,
             chunk_tokens=shape.chunked_prefill,
-            # The server's own request at the start, and those that measured it.
-            passes=1 + 2 * PROBES,
+            passes=PASSES_BEFORE,
         )
-        served = list(scheduler.serve(ClosedArrivals(requests, loop.active)))
+        arrivals = SentArrivals(requests, loop.active, [one.start for one in sent])
+        served = list(scheduler.serve(arrivals))
         cache.cache.sanity_check()
-    return sum(one.hit_tokens for one in served)
+    return [one.hit_tokens for one in sorted(served, key=lambda one: one.index)]

@@ -20,7 +20,7 @@ from sglang.srt.marconi_utils import ModelCost
 from sglang.srt.mem_cache.marconi.advice.load.arrivals import Arrival, Arrivals, TraceArrivals
 from sglang.srt.mem_cache.marconi.advice.load.scheduler import LoadedCache, Scheduler
 from sglang.srt.mem_cache.marconi.advice.load.schedules import MOST_MATCHED, SCHEDULES, Waiting
-from sglang.srt.mem_cache.marconi.advice.load.served import Served
+from sglang.srt.mem_cache.marconi.advice.load.served import GRID_TOKENS, Served
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.policy import EvictionPolicy
@@ -308,6 +308,39 @@ def test_who_waits_is_looked_up_as_often_as_sglang_does(schedule, fast, looks):
     served = serve(world, trace, running=1, schedule=schedule)
     assert len(served) == 4
     assert world.looks == looks
+
+
+def test_who_waits_is_looked_up_in_each_pass_of_a_chunked_prompt_too():
+    """Though nobody else may run: SGLang sorts the queue before it goes on with the chunk."""
+    world = Watched(make_shadow(), True)
+    trace = [request(0, range(6)), request(1, range(100, 102))]
+    serve(world, trace, running=1, chunk_tokens=2 * BLOCK)
+    # Two more chunks of the first, and its own turn.
+    assert world.looks == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("blocks", "batches"), [(26, 3), (29, 4)])
+@pytest.mark.parametrize("engine", [Replay, ShadowWorld])
+def test_a_prompt_is_cut_anywhere_when_it_begins_and_then_where_a_state_can_lie(
+    engine, blocks, batches
+):
+    """States lie at every fourth block from where a chunk begins, and a chunk has ten."""
+    block = GRID_TOKENS // 4
+    if engine is Replay:
+        pools = {"kv_tokens": 512, "state_slots": 16}
+        cache = Replay(CpuCache(cost=BlockCost(COST, block), **pools), block)
+    else:
+        shape = ShadowShape(1, 512, 16, chunk=512, track=16, grid=4)
+        cache = ShadowWorld(ShadowCache(shape, LruPolicy()), block)
+    long = Request(0, None, blocks * block, 1, tuple(range(blocks)), ())
+    service = ServiceTimes(prefill_flops_per_second=1e12, batch_seconds=1)
+    loaded = Scheduler(
+        *(cache, COST, service),
+        **{"running": 1, "schedule": SCHEDULES["fcfs"], "block": block},
+        chunk_tokens=10 * block,
+    )
+    (served,) = loaded.serve(TraceArrivals([long]))
+    assert round(served.ttft_seconds) == batches
 
 
 def test_looks_touch_lru_but_are_no_uses():

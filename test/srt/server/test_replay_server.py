@@ -15,6 +15,7 @@ from live.history import TokenSource
 from live.lab_side import ServerShape
 from live.run import Sent
 from live.server_api import flush_cache, marconi_counters
+from live.under_load import Loop, compare_loaded
 from live.workload import Selection
 from server_harness import launch_server, tiny_model
 from traces import Request
@@ -58,6 +59,20 @@ def made_trace(seed: int, sessions: int = 8, requests: int = 70) -> list[Request
     return trace
 
 
+def agents(sessions: int, turns: int) -> list[Request]:
+    """Sessions that grow by observations; answers of one length, so that time decides little."""
+    rng, fresh = random.Random(4), iter(range(1000, 1 << 30))
+    system = [next(fresh) for _ in range(8)]
+    trace = []
+    for session in range(sessions):
+        ids = list(system)
+        for turn in range(turns):
+            ids += [next(fresh) for _ in range(rng.randrange(4, 24))]
+            length = len(ids) * BLOCK
+            trace.append(Request(50.0 * turn, f"s{session}", length, 8, tuple(ids), ()))
+    return trace
+
+
 @pytest.mark.parametrize(
     ("policy", "host"),
     [("lru", None), ("lru", HostSpec(2, "write_back")), ("server:2:0.5", None)],
@@ -84,6 +99,34 @@ def test_the_simulator_hits_what_the_server_hits(policy, host, tmp_path, capsys)
             assert {kind.partition(":")[0] for kind in result.victims[0]} == {"kv", "state"}
             assert_prompts_repeat_replies(sent)
             replay_by_command_line(url, tmp_path, capsys)
+
+
+def test_the_simulator_hits_what_a_server_under_load_hits():
+    """A queue in order of arrival, chunks that prompts share, both pools evicting."""
+    shape, loop = ServerShape(6000, 24, chunked_prefill=512), Loop(12, 2, "fcfs")
+    model = tiny_model("qwen3-next")
+    turns = Selection(block=BLOCK).turns(agents(24, turns=5))
+    compared = compare_loaded(
+        *("lru", lab_against_life.server_arguments("lru", shape), turns),
+        *(TokenSource(BLOCK, vocab_size=256), shape, loop, model),
+        *(lab_against_life.model_cost(model), 0, lambda: None),
+    )
+    assert compared.life > 10 and compared.requests == 120
+    # Of requests that come at once, the server may see another first.
+    assert compared.differing <= 6, str(compared)
+
+
+def test_bytes_are_those_of_the_type_that_the_server_runs(tmp_path):
+    config = json.loads((tiny_model("qwen3-next", "float32") / "config.json").read_text())
+    of = {}
+    for dtype in ("float32", "bfloat16"):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+        of[dtype] = lab_against_life.model_cost(tmp_path)
+    assert of["float32"].kv_bytes_per_token == 2 * of["bfloat16"].kv_bytes_per_token
+    assert of["float32"].state_bytes > of["bfloat16"].state_bytes
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "int3"}))
+    with pytest.raises(ValueError, match=r"dtype 'int3'; allowed are float32"):
+        lab_against_life.model_cost(tmp_path)
 
 
 @pytest.mark.parametrize(

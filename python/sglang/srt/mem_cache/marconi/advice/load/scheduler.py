@@ -28,7 +28,6 @@ from sglang.srt.mem_cache.marconi.advice.load.schedules import (
 )
 from sglang.srt.mem_cache.marconi.advice.load.served import (
     CHUNK_TOKENS,
-    GRID_TOKENS,
     OutOfMemory,
     Served,
 )
@@ -127,9 +126,7 @@ class Scheduler:
         self._copying = 0.0
         self._cache, self._cost, self._service = cache, cost, service
         self._most, self._schedule, self._block = running, schedule, block
-        self._grid = max(GRID_TOKENS // block, 1)
-        # A chunk that is not the last ends where a state can lie.
-        self._chunk = max(chunk_tokens // block, self._grid)
+        self._chunk = max(chunk_tokens // block, 1)
         # When what the machine does ends, and what is done then.
         self._busy: tuple[float, Callable[[], None]] | None = None
         self._steps_from: float | None = None
@@ -216,7 +213,7 @@ class Scheduler:
             batch.append((run, left))
             left -= min(left, run.prompt_left)
         given_up = 0
-        if left and self._may_admit():
+        if self._unfinished or self._may_admit():
             self._look_at_queue()
             given_up = self._admit(batch, left)
         self._prefill(batch)
@@ -229,7 +226,7 @@ class Scheduler:
             for one in queue:
                 one.matched = self._cache.look(one)
         schedule.sort(queue, self._prefilled, self._block)
-        if not matched:
+        if queue and not matched:
             if self._passes % TOUCH_INTERVAL == 0:
                 # The head last, so that LRU keeps it longest.
                 for one in reversed(queue[:MOST_MATCHED]):
@@ -244,16 +241,13 @@ class Scheduler:
             Requests that do not fit even alone.
         """
         given_up = 0
-        while self._waiting and left and self.running < self._most:
+        while left and self._may_admit():
             first = self._waiting[0]
             run = self._cache.begin(first.arrival)
             fits = self._cache.fits([run, *self._running])
             if not fits and self._running:
                 run.cancel()
                 self._full = True
-                break
-            if left < min(run.prompt_left, self._grid):
-                run.cancel()
                 break
             del self._waiting[0]
             self._running[run] = first
