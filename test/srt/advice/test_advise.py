@@ -14,6 +14,7 @@ from sglang.srt.mem_cache.marconi.advice.host_tier import HostSpeeds, advise_hos
 from sglang.srt.mem_cache.marconi.advice.recording import HashedRequest
 from sglang.srt.mem_cache.marconi.advice.replay import POLICY_ROWS, Advice, Option
 from sglang.srt.mem_cache.marconi.advice.replay import advise as give_advice
+from sglang.srt.mem_cache.marconi.costs.kv_types import with_kv_type
 from sglang.srt.mem_cache.marconi.tuning.block_hashes import BlockHasher
 
 MODEL = "Qwen3-Next-80B-A3B-Instruct"
@@ -119,6 +120,32 @@ def test_the_command_line_prints_the_curve_and_the_command(tmp_path, capsys):
     assert printed.count("150 requests that arrive in 149 s, 4 at a time, 100 TFLOP/s") == 3
     with pytest.raises(SystemExit, match="No such file"):
         advise.main(["--trace", "/nowhere", "--model", MODEL, "--memory-gib", "3"])
+
+
+def test_smaller_kv_holds_more_and_is_named_in_the_command(tmp_path, capsys):
+    prompts = [[session * 1000 + i for i in range(200)] for session in range(30)] * 3
+    lines = [
+        {"timestamp": i * 1000, "input_length": 64 * len(ids), "output_length": 1, "hash_ids": ids}
+        for i, ids in enumerate(prompts)
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    saved = {}
+    for dtype in ("auto", "bfloat16", "fp8_e4m3"):
+        words = ["--trace", str(path), "--model", MODEL, "--memory-gib", "12", "--json"]
+        assert advise.main([*words, "--kv-cache-dtype", dtype]) == 0
+        advice = json.loads(capsys.readouterr().out)
+        saved[dtype] = advice["stock"]["saved"]
+        named = f"--model {MODEL} --kv-cache-dtype {dtype}" in advice["command"]
+        assert named == (dtype != "auto")
+    assert saved["auto"] == saved["bfloat16"] < saved["fp8_e4m3"] - 0.3
+
+
+def test_kv_of_an_unknown_part_of_the_model_has_no_other_type():
+    paper = cost_by_name("marconi-7b")
+    assert with_kv_type(paper, "auto") is paper
+    with pytest.raises(ValueError, match=r"--kv-cache-dtype is fp8_e4m3; allowed .* is auto"):
+        with_kv_type(paper, "fp8_e4m3")
 
 
 SPEEDS = HostSpeeds(100e12, 50e9)

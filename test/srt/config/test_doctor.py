@@ -44,6 +44,16 @@ def test_states_in_half_the_bytes_weigh_half(model, capsys):
     assert full > 1.5 * half and half > 1.3 * compressed, "the window of the convolution stays"
 
 
+def test_bytes_are_those_of_the_type_that_the_model_runs_in(model, capsys, monkeypatch):
+    # As the CPU platform sets it, for good.
+    monkeypatch.setenv("SGLANG_MAMBA_CONV_DTYPE", "float32")
+    status, out, _ = examined(
+        *(capsys, "--model-path", model, "--marconi-evict-policy", "3", "--dtype", "float32")
+    )
+    # So a server of this model in float32 reads it off its pools: 512 bytes, and a state 85,248.
+    assert status == 0 and "512 bytes a token of KV" in out and "as much as 166 tokens" in out
+
+
 def test_it_says_why_the_slower_core_is_in_charge(model, capsys):
     words = ("--model-path", model, "--marconi-evict-policy", "3", "--enable-session-radix-cache")
     status, out, _ = examined(capsys, *words)

@@ -113,6 +113,7 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
     """
     from sglang.srt.arg_groups.model_override_base import model_config_of
     from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.configs.mamba_utils import mamba2_state_dtype
     from sglang.srt.mem_cache.mamba_radix.launch_facts import doctor_hints, state_element_bytes
 
     view = resolving_view(server_args)
@@ -127,10 +128,15 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
     yield f"model: {cost.describe()}"
     if cost.state_bytes:
         state = state_element_bytes(view, hf_config)
-        kv = 1 if str(view.kv_cache_dtype).startswith("fp8") else 2
+        fp8 = str(view.kv_cache_dtype).startswith("fp8")
+        kv = 1 if fp8 else int(model_config.dtype.itemsize)
         tp = max(view.tp_size // (view.dp_size if view.enable_dp_attention else 1), 1)
         sharded = cost_from_config(
-            hf_config, tp_size=tp, kv_dtype_bytes=kv, temporal_dtype_bytes=state
+            hf_config,
+            tp_size=tp,
+            kv_dtype_bytes=kv,
+            temporal_dtype_bytes=state,
+            conv_dtype_bytes=int(mamba2_state_dtype(hf_config).conv.itemsize),
         )
         tokens = sharded.state_bytes / sharded.kv_bytes_per_token
         yield (
