@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -207,19 +208,20 @@ if __name__ == "__main__":
     engine = sglang.Engine(
         model_path=sys.argv[1], dp_size=2, max_total_tokens=4096, max_running_requests=4,
         max_mamba_cache_size=24, context_length=4096, mamba_radix_cache_strategy="extra_buffer",
-        marconi_evict_policy=2, marconi_eff_weight=0.25,
+        marconi_evict_policy=3, marconi_evict_pools="state",
     )
-    for i in range(4):
-        engine.generate(
-            input_ids=[5 + i] * 80, sampling_params={"max_new_tokens": 2, "temperature": 0}
-        )
+    sampling = {"max_new_tokens": 2, "temperature": 0}
+    said = [{"last": True}, {"last": True}, {"returns_in": 2}, {"last": "perhaps"}]
+    for i, hint in enumerate(said):
+        hinted = {**sampling, "custom_params": {"marconi": hint}}
+        engine.generate(input_ids=[5 + i] * 80, sampling_params=hinted)
     info = engine.get_server_info()
     print("STATES " + json.dumps([state["marconi"] for state in info["internal_states"]]))
     engine.shutdown()
 """
 
 
-def test_engine_keywords_reach_both_data_parallel_replicas(tmp_path):
+def test_engine_keywords_and_hints_reach_both_data_parallel_replicas(tmp_path):
     script = tmp_path / "use_engine.py"
     script.write_text(ENGINE_SCRIPT)
     done = subprocess.run(
@@ -233,6 +235,8 @@ def test_engine_keywords_reach_both_data_parallel_replicas(tmp_path):
     ]
     states = json.loads(line.removeprefix("STATES "))
     assert len(states) == 2
-    assert all(state["marconi_eff_weight"] == 0.25 for state in states)
+    assert all(state["marconi_evict_pools"] == "state" for state in states)
     assert sum(state["requests"] for state in states) >= 4
+    hints = sum((Counter(state["hints"]) for state in states), Counter())
+    assert hints["last"] == 2 and hints["malformed"] == 1 and hints.total() == 4
     assert all(state["requests"] > 0 for state in states), "both replicas served"
