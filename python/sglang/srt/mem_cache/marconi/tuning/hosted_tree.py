@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections import OrderedDict
 from collections.abc import Container, Iterator
@@ -10,6 +9,7 @@ from typing import cast
 
 from sglang.srt.mem_cache.marconi.eviction.policy import orders_host
 from sglang.srt.mem_cache.marconi.prefix import HostPool, Pool
+from sglang.srt.mem_cache.marconi.tuning.leaf_heap import LeafHeap
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode
 from sglang.srt.mem_cache.marconi.tuning.shadow_tree import ShadowTree
 from sglang.srt.mem_cache.marconi.tuning.shadow_view import ShadowView
@@ -24,18 +24,17 @@ class HostedNode(ShadowNode):
         children_on_device: children whose KV the device has.
         inserts: walks of inserting requests over it, by which SGLang decides what to copy.
         host_locks: copies back to the device that are under way.
-        queued_on_host: it has an entry in the tree's heap of leaves on the host.
     """
 
     __slots__ = (
-        *("on_device", "on_host", "state_on_host", "children_on_device", "inserts"),
-        *("host_locks", "queued_on_host"),
+        *("on_device", "on_host", "state_on_host"),
+        *("children_on_device", "inserts", "host_locks"),
     )
 
     def __init__(self, id: int, parent: ShadowNode | None, hashes: array[int], start: int) -> None:
         super().__init__(id, parent, hashes, start)
         self.on_device = True
-        self.on_host = self.state_on_host = self.queued_on_host = False
+        self.on_host = self.state_on_host = False
         self.children_on_device = self.inserts = self.host_locks = 0
 
     @property
@@ -51,7 +50,8 @@ class HostedNode(ShadowNode):
     def is_host_leaf(self) -> bool:
         """The host may forget its KV, and with it the node."""
         alone = self.on_host and not self.on_device and not self.children
-        return alone and not self.locks and not self.host_locks
+        free = not self.locks and not self.host_locks
+        return alone and free and self.parent is not None
 
 
 class HostedView(ShadowView):
@@ -80,7 +80,7 @@ class HostedTree(ShadowTree):
         self.on_both: dict[int, HostedNode] = {}
         self._host_states: OrderedDict[int, HostedNode] = OrderedDict()
         self._loose: OrderedDict[int, HostedNode] = OrderedDict()
-        self._host_leaves: list[tuple[int, int, HostedNode]] = []
+        self._host_leaves: LeafHeap[HostedNode] = LeafHeap(lambda node: node.is_host_leaf)
 
     # -- walks
 
@@ -168,17 +168,7 @@ class HostedTree(ShadowTree):
 
     def host_leaf(self) -> HostedNode | None:
         """The least recent leaf that the host may forget."""
-        leaves = self._host_leaves
-        while leaves:
-            touched, id, node = leaves[0]
-            if node.parent is None or not node.is_host_leaf:
-                heapq.heappop(leaves)
-                node.queued_on_host = False
-            elif node.touched != touched:
-                heapq.heapreplace(leaves, (node.touched, id, node))
-            else:
-                return node
-        return None
+        return self._host_leaves.first()
 
     def host_states(self) -> Iterator[HostedNode]:
         """The nodes whose state the host alone has, the one that went there first at the front."""
@@ -227,10 +217,7 @@ class HostedTree(ShadowTree):
 
     def _queue_leaf(self, node: ShadowNode) -> None:
         super()._queue_leaf(node)
-        hosted = cast(HostedNode, node)
-        if not hosted.queued_on_host and hosted.parent is not None and hosted.is_host_leaf:
-            hosted.queued_on_host = True
-            heapq.heappush(self._host_leaves, (node.touched, node.id, hosted))
+        self._host_leaves.offer(cast(HostedNode, node))
 
 
 def _lowest_on_device(node: ShadowNode) -> HostedNode:

@@ -22,13 +22,12 @@ class ShadowNode:
         state_locks: running requests that stand at its end.
         touched: logical time of the last walk through it, by which KV leaves age.
         accessed: tick at which its state was created or consumed.
-        queued: it has an entry in the tree's heap of leaves.
         prefix: what the policy knows of it.
     """
 
     __slots__ = (
         *("id", "parent", "children", "hashes", "start", "end", "last", "has_state"),
-        *("locks", "state_locks", "touched", "accessed", "queued", "prefix"),
+        *("locks", "state_locks", "touched", "accessed", "prefix"),
     )
 
     def __init__(self, id: int, parent: ShadowNode | None, hashes: array[int], start: int) -> None:
@@ -44,7 +43,6 @@ class ShadowNode:
         self.state_locks = 0
         self.touched = 0
         self.accessed = 0
-        self.queued = False
         self.prefix: CachedPrefix | None = None
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections import OrderedDict
 
@@ -14,6 +13,7 @@ from sglang.srt.mem_cache.marconi.eviction.policy import (
 )
 from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import Pool
+from sglang.srt.mem_cache.marconi.tuning.leaf_heap import LeafHeap
 from sglang.srt.mem_cache.marconi.tuning.shadow_node import ShadowNode, shared_depth
 from sglang.srt.mem_cache.marconi.tuning.shadow_view import ShadowView
 
@@ -44,7 +44,7 @@ class ShadowTree:
         self._next_id = 1
         self._nodes: dict[int, ShadowNode] = {}
         self._states: OrderedDict[int, ShadowNode] = OrderedDict()
-        self._leaves: list[tuple[int, int, ShadowNode]] = []
+        self._leaves: LeafHeap[ShadowNode] = LeafHeap(lambda node: node.is_evictable_leaf)
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -193,7 +193,7 @@ class ShadowTree:
             return None if prefix is None else self._nodes[prefix.id]
         if pool is Pool.STATE:
             return next((n for n in self._states.values() if not n.state_locks), None)
-        return self._least_recent_leaf()
+        return self._leaves.first()
 
     def beyond_cap(self, tail: ShadowNode, cap: int) -> list[ShadowNode]:
         """The shallowest nodes above ``tail`` whose states are more than ``cap`` on its path.
@@ -285,19 +285,4 @@ class ShadowTree:
             above = above.parent
 
     def _queue_leaf(self, node: ShadowNode) -> None:
-        if not node.queued and node.is_evictable_leaf:
-            node.queued = True
-            heapq.heappush(self._leaves, (node.touched, node.id, node))
-
-    def _least_recent_leaf(self) -> ShadowNode | None:
-        leaves = self._leaves
-        while leaves:
-            touched, id, node = leaves[0]
-            if not node.is_evictable_leaf:
-                heapq.heappop(leaves)
-                node.queued = False
-            elif node.touched != touched:
-                heapq.heapreplace(leaves, (node.touched, id, node))
-            else:
-                return node
-        return None
+        self._leaves.offer(node)
