@@ -222,7 +222,6 @@ class RequestRun:
             "sglang" if setup is None else setup.config.marconi_admission
         ]()
         self._chunk: tuple[int, int | None] | None = None
-        self._is_begun = False
 
     # -- what a scheduler asks before it starts a request
 
@@ -278,7 +277,7 @@ class RequestRun:
         """The chunk was computed: its state enters the tree."""
         assert self._chunk is not None
         end, state_at = self._chunk
-        self._ends_whole, self._is_begun = False, True
+        self._ends_whole = False
         if state_at is not None:
             ends = end == len(self._prompt) and self.request.output_length <= 1
             # Only a request that goes on needs another slot for the one that it gives away.
@@ -356,9 +355,6 @@ class RequestRun:
         step = max(self._replay.chunk_tokens // self._replay.block_tokens, 1)
         if limit is not None:
             step = min(step, limit)
-        if self._is_begun and step < prompt - self._computed:
-            # SGLang cuts a prompt that it begins anywhere, and the rest where a state can lie.
-            step = step // self._grid * self._grid or step
         rest = Chunk(self._computed, prompt, prompt, self._grid, branch=self._branch)
         chunk = next(forwards(self._admission, rest, step))
         return chunk.end, chunk.state_depth

@@ -265,7 +265,10 @@ def model_cost(model: Path) -> ModelCost:
         ValueError: the folder does not say which, or none that is known.
     """
     config = json.loads((model / "config.json").read_text())
-    dtype = config.get("dtype", config.get("torch_dtype"))
+    text = config.get("text_config", config)
+    dtype = next(
+        (of[n] for of in (config, text) for n in ("dtype", "torch_dtype") if n in of), None
+    )
     if dtype not in DTYPE_BYTES:
         raise ValueError(
             f"{model / 'config.json'} says dtype {dtype!r}; allowed are {', '.join(DTYPE_BYTES)}"

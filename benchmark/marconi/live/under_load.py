@@ -25,7 +25,7 @@ from sglang.srt.mem_cache.marconi.advice.load.schedules import SCHEDULES
 from sglang.srt.mem_cache.marconi.advice.load.service import ServiceTimes
 from traces import Request
 
-from live.client import Answer, Client
+from live.client import Answer, Client, RequestFailed
 from live.history import TokenSource
 from live.lab_side import ServerShape, as_request
 from live.run import LINE_BYTES, Pace, Player, Sent
@@ -140,10 +140,13 @@ def compare_loaded(
             url, source, api="generate", model=served_model(url), ignore_eos=True, timeout=600.0
         )
         sent = player.play(turns, Pace(None, None, loop.active), lambda _: on_request())
-        service = asyncio.run(measured_times(url, cost))
-    failed = [one for one in sent if one.answer is None]
-    if failed:
-        raise ValueError(f"{len(failed)} requests failed, the first with: {failed[0].error}")
+        failed = [one for one in sent if one.answer is None]
+        if failed:
+            raise ValueError(f"{len(failed)} requests failed, the first with: {failed[0].error}")
+        try:
+            service = asyncio.run(measured_times(url, cost))
+        except RequestFailed as error:
+            raise ValueError(f"a request that measures the speed failed: {error}") from error
     life = [one.answer.cached_tokens or 0 for one in sent if one.answer is not None]
     lab = predict_loaded(sent, policy, cost, shape, service, loop)
     tokens = sum(len(one.prompt) for one in sent)

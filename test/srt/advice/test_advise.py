@@ -144,7 +144,7 @@ def test_smaller_kv_holds_more_and_is_named_in_the_command(tmp_path, capsys):
 def test_kv_of_an_unknown_part_of_the_model_has_no_other_type():
     paper = cost_by_name("marconi-7b")
     assert with_kv_type(paper, "auto") is paper
-    with pytest.raises(ValueError, match=r"--kv-cache-dtype is fp8_e4m3; allowed .* is auto"):
+    with pytest.raises(ValueError, match=r"is fp8_e4m3, but .* allowed with it is auto"):
         with_kv_type(paper, "fp8_e4m3")
 
 

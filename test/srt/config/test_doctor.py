@@ -47,9 +47,10 @@ def test_states_in_half_the_bytes_weigh_half(model, capsys):
 def test_bytes_are_those_of_the_type_that_the_model_runs_in(model, capsys, monkeypatch):
     # As the CPU platform sets it, for good.
     monkeypatch.setenv("SGLANG_MAMBA_CONV_DTYPE", "float32")
-    status, out, _ = examined(
-        *(capsys, "--model-path", model, "--marconi-evict-policy", "3", "--dtype", "float32")
-    )
+    words = ("--model-path", model, "--marconi-evict-policy", "3", "--dtype", "float32")
+    _, out, _ = examined(capsys, *words, "--kv-cache-dtype", "bfloat16")
+    assert "256 bytes a token of KV" in out
+    status, out, _ = examined(capsys, *words)
     # So a server of this model in float32 reads it off its pools: 512 bytes, and a state 85,248.
     assert status == 0 and "512 bytes a token of KV" in out and "as much as 166 tokens" in out
 

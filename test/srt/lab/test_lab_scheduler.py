@@ -319,11 +319,9 @@ def test_who_waits_is_looked_up_in_each_pass_of_a_chunked_prompt_too():
     assert world.looks == [0, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("blocks", "batches"), [(26, 3), (29, 4)])
+@pytest.mark.parametrize(("blocks", "batches"), [(29, 3), (30, 3), (31, 4)])
 @pytest.mark.parametrize("engine", [Replay, ShadowWorld])
-def test_a_prompt_is_cut_anywhere_when_it_begins_and_then_where_a_state_can_lie(
-    engine, blocks, batches
-):
+def test_a_chunk_ends_where_it_is_full_though_no_state_can_lie_there(engine, blocks, batches):
     """States lie at every fourth block from where a chunk begins, and a chunk has ten."""
     block = GRID_TOKENS // 4
     if engine is Replay:

@@ -114,6 +114,12 @@ sglang.srt.arg_groups.fields.model.Model
 sglang.srt.arg_groups.fields.parallel.Parallel
     read tp_size, dp_size
 
+# plugins/marconi_doctor.py: the doctor knows no weight of KV, or of a convolution's state
+sglang.srt.configs.model_config.ModelConfig
+    read dtype
+sglang.srt.configs.mamba_utils.Mamba2StateDType
+    read conv
+
 # plugins/marconi_doctor.py: the doctor reads no flags
 sglang.srt.server_args.prepare_server_args
     call (argv)
@@ -601,7 +607,7 @@ sglang.srt.managers.schedule_batch.Req
 
 # mem_cache/marconi/costs/pools.py: bytes of a state are unknown
 sglang.srt.mem_cache.mamba_checkpoint_pool.MambaCheckpointPool
-    read conv, temporal
+    read temporal
 sglang.srt.mem_cache.memory_pool.HybridReqToTokenPool
     read mamba_pool
 sglang.srt.mem_cache.memory_pool.MambaPool

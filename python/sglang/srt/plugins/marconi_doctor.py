@@ -17,6 +17,7 @@ from sglang.srt.mem_cache.marconi.advice.launch import ONE_MEMORY_LIMIT
 from sglang.srt.mem_cache.marconi.attach.setup import model_cost
 from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
 from sglang.srt.mem_cache.marconi.costs.architectures import cost_from_config
+from sglang.srt.mem_cache.marconi.costs.kv_types import AUTO, KV_TYPES
 from sglang.srt.plugins.marconi_contract import COMPILED, CONTRACT
 from sglang.srt.plugins.marconi_moves import moves
 from sglang.srt.plugins.marconi_names import Release
@@ -126,16 +127,15 @@ def findings(server_args: Any, config: MarconiConfig) -> Iterator[str]:
     )
     cost = model_cost(hf_config, config)
     yield f"model: {cost.describe()}"
-    if cost.state_bytes:
-        state = state_element_bytes(view, hf_config)
-        fp8 = str(view.kv_cache_dtype).startswith("fp8")
-        kv = 1 if fp8 else int(model_config.dtype.itemsize)
+    kv_type = str(view.kv_cache_dtype)
+    kv = int(model_config.dtype.itemsize) if kv_type == AUTO else KV_TYPES.get(kv_type)
+    if cost.state_bytes and kv is not None:
         tp = max(view.tp_size // (view.dp_size if view.enable_dp_attention else 1), 1)
         sharded = cost_from_config(
             hf_config,
             tp_size=tp,
             kv_dtype_bytes=kv,
-            temporal_dtype_bytes=state,
+            temporal_dtype_bytes=state_element_bytes(view, hf_config),
             conv_dtype_bytes=int(mamba2_state_dtype(hf_config).conv.itemsize),
         )
         tokens = sharded.state_bytes / sharded.kv_bytes_per_token

@@ -51,7 +51,7 @@ from sglang.srt.mem_cache.marconi.advice.replay import (
     shadow_of,
 )
 from sglang.srt.mem_cache.marconi.advice.state_types import TypedStates, by_state_type
-from sglang.srt.mem_cache.marconi.costs.kv_types import KV_TYPES, with_kv_type
+from sglang.srt.mem_cache.marconi.costs.kv_types import AUTO, KV_TYPES, with_kv_type
 from sglang.srt.mem_cache.marconi.tuning.shadow_cache import ShadowCache
 
 
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-cache-dtype",
         choices=tuple(KV_TYPES),
-        default="auto",
+        default=AUTO,
         help="of the server; auto: two bytes a number (default: %(default)s)",
     )
     parser.add_argument("--ratios", type=_ratios, default=RATIOS, help="comma-separated")
@@ -141,12 +141,13 @@ def advised(
 
     Raises:
         ValueError: see :func:`advise`; or a host tier without the server's speed, without which
-            nobody can say what a copy is worth; or KV of a type that the model's cannot have.
+            nobody can say what a copy is worth; or KV of another type than the model's own, whose
+            layers are not known.
     """
     cost = with_kv_type(cost, options.kv_cache_dtype)
-    launch = options.model
-    if options.kv_cache_dtype != "auto":
-        launch += f" --kv-cache-dtype {options.kv_cache_dtype}"
+    model_flags = options.model
+    if options.kv_cache_dtype != AUTO:
+        model_flags += f" --kv-cache-dtype {options.kv_cache_dtype}"
     if options.host_ratio is not None and options.tflops is None:
         raise ValueError("--host-ratio is given without --tflops; allowed is with a number > 0")
     advice = advise(
@@ -169,21 +170,21 @@ def advised(
     hosts = _hosts(options, requests, block, cost, advice)
     if options.json:
         more = {
-            "command": command(advice.best, launch, orders),
+            "command": command(advice.best, model_flags, orders),
             "state_types": types,
             "orders": {_titled(option): order for option, order in orders.items()},
             "orders_left_out": left_out,
-            "host_tier": [{**asdict(one), "command": _above(one, launch)} for one in hosts],
+            "host_tier": [{**asdict(one), "command": _above(one, model_flags)} for one in hosts],
         }
         return json.dumps({**asdict(advice), **more}, default=asdict)
     parts = [table(advice)]
     if orders:
         server = _loaded_server(options)
         parts += [order_text(_titled(option), found, server) for option, found in orders.items()]
-    parts += [summary(advice, launch, orders), left_out, type_table(types, cost)]
+    parts += [summary(advice, model_flags, orders), left_out, type_table(types, cost)]
     if hosts:
         parts.append(host_text(hosts, _speeds(options), advice.static))
-        parts += [_host_summary(one, advice.static, launch) for one in hosts]
+        parts += [_host_summary(one, advice.static, model_flags) for one in hosts]
         parts.append(_not_tried(options.policy or (), cost))
     parts = [part for part in parts if part]
     return "\n\n".join(filter(None, parts))
@@ -248,7 +249,7 @@ def _speeds(options: argparse.Namespace) -> HostSpeeds:
     return HostSpeeds(options.tflops * 1e12, options.host_gbps * 1e9)
 
 
-def _host_summary(found: HostAdvice, without: Option, launch: str) -> str:
+def _host_summary(found: HostAdvice, without: Option, model_flags: str) -> str:
     """What is best above a host tier of one size, if it is better than none."""
     size = f"{found.host_ratio:g} times the device's memory"
     best = f"{found.best.title}, {100 * found.best.saved:.1f} % of prefill seconds saved"
@@ -257,7 +258,7 @@ def _host_summary(found: HostAdvice, without: Option, launch: str) -> str:
     return (
         f"Best with a host tier of {size}: {best}; {found.stock.title}, "
         f"{100 * found.stock.saved:.1f} %, as SGLang does by default where there is one.\n"
-        f"{_above(found, launch)}"
+        f"{_above(found, model_flags)}"
     )
 
 
@@ -267,11 +268,11 @@ def _not_tried(policies: Sequence[str], cost: ModelCost) -> str:
     return f"Not tried above a host tier: {', '.join(passed_over)}." if passed_over else ""
 
 
-def _above(found: HostAdvice, launch: str) -> str:
+def _above(found: HostAdvice, model_flags: str) -> str:
     """How to launch what is best above a host tier."""
     best = found.best
     plain = Option(best.policy, best.ratio, best.saved, best.token_hit_rate)
-    return f"{command(plain, launch)} {best.flags}"
+    return f"{command(plain, model_flags)} {best.flags}"
 
 
 def _loaded_server(options: argparse.Namespace) -> LoadedServer:
@@ -314,17 +315,17 @@ def type_table(types: Sequence[TypedStates], cost: ModelCost) -> str:
     return "\n".join(lines)
 
 
-def summary(advice: Advice, launch: str, orders: Orders = MappingProxyType({})) -> str:
+def summary(advice: Advice, model_flags: str, orders: Orders = MappingProxyType({})) -> str:
     """What is best, what it is worth beside stock's default, and how to launch it."""
     lines = [
         f"Best: {_named(advice.best)} of FLOPs saved over {advice.requests} requests; "
         f"{_named(advice.stock)}, as SGLang does by default.",
-        command(advice.best, launch, orders),
+        command(advice.best, model_flags, orders),
     ]
     if advice.best.ratio is None:
         lines += [
             f"Where SGLang cannot serve unified memory: {_named(advice.static)}.",
-            command(advice.static, launch, orders),
+            command(advice.static, model_flags, orders),
         ]
     return "\n".join(lines)
 
@@ -338,11 +339,11 @@ def _titled(option: Option) -> str:
     return f"{option.policy} with {memory}"
 
 
-def command(option: Option, launch: str, orders: Orders = MappingProxyType({})) -> str:
+def command(option: Option, model_flags: str, orders: Orders = MappingProxyType({})) -> str:
     """How to launch it, in the order of service that is advised for it.
 
     Args:
-        launch: the model, and what else of its flags is given.
+        model_flags: the model, and what else of its flags is given.
     """
     memory = "--enable-unified-memory"
     if option.ratio is not None:
@@ -350,7 +351,7 @@ def command(option: Option, launch: str, orders: Orders = MappingProxyType({})) 
     flags = [memory, POLICY_ROWS[option.policy].flags]
     if option in orders and orders[option].advised != FCFS.name:
         flags.append(f"--schedule-policy {orders[option].advised}")
-    return " ".join(["python3 -m sglang.launch_server --model", launch, *filter(None, flags)])
+    return " ".join(["python3 -m sglang.launch_server --model", model_flags, *filter(None, flags)])
 
 
 def _positive(text: str) -> float:

@@ -51,7 +51,7 @@ class ShadowRun:
         self.hit = cache.match(index, request.prompt_ids, tokens)
         self.served = Served(request.input_length, self.hit * block_tokens, index=index)
         self._computed = self._end = self.hit
-        self.has_chunks, self._is_begun = True, False
+        self.has_chunks = True
 
     @property
     def prompt_left(self) -> int:
@@ -77,17 +77,13 @@ class ShadowRun:
             return None
         start, self._end = self._computed, self._prompt
         if limit is not None and limit < self.prompt_left:
-            if self._is_begun:
-                # SGLang cuts a prompt that it begins anywhere, and the rest where a state can lie.
-                grid = self._cache.shape.grid
-                limit = limit // grid * grid or limit
             self._end = start + limit
         last = self._end == self._prompt
         end = self.request.input_length if last else self._end * self._block
         return start * self._block, end
 
     def finish_chunk(self) -> None:
-        self._computed, self._is_begun = self._end, True
+        self._computed = self._end
         self.has_chunks = self._computed < self._prompt
         if not self.has_chunks:
             self.served.served = self._cache.prefill(self._index)

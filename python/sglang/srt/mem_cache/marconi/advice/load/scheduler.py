@@ -2,14 +2,17 @@
 
 A discrete-event simulation in the manner of SGLang 0.5.23's scheduler, over any simulated cache.
 When the machine is free, a pass sorts the queue and admits from its head while fewer than
-``running`` run, what all of them still need can be found free or evictable, and the chunk has room;
-what is admitted is one prefill batch. While there is nothing to prefill, all that run decode step
-by step, together. A request holds its lock, its working states and its own KV until its last
-token. After a request that did not fit there is no pass until another has ended.
+``running`` run, what all of them still need can be found free or evictable, and the chunk has room,
+which may cut a prompt anywhere; what is admitted is one prefill batch. While there is nothing to
+prefill, all that run decode step by step, together. A request holds its lock, its working states
+and its own KV until its last token. After a request that did not fit nobody is admitted until
+another has ended.
 
 Simplified: nobody is preempted, the KV of the output is taken when decoding begins, and a step
 takes as long for many requests as for one. What comes from the host is copied before its batch
-is computed, where a server computes the first layers meanwhile.
+is computed, where a server computes the first layers meanwhile. A server tries the request that did
+not fit once more after each chunk of a long prompt, and under shortest-prefill-first it leaves room
+beside a long prompt for shorter ones.
 """
 
 from __future__ import annotations
