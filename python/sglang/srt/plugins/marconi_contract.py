@@ -607,7 +607,7 @@ sglang.srt.managers.schedule_batch.Req
 
 # mem_cache/marconi/costs/pools.py: bytes of a state are unknown
 sglang.srt.mem_cache.mamba_checkpoint_pool.MambaCheckpointPool
-    read temporal
+    read conv, temporal
 sglang.srt.mem_cache.memory_pool.HybridReqToTokenPool
     read mamba_pool
 sglang.srt.mem_cache.memory_pool.MambaPool
