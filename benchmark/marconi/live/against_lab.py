@@ -29,6 +29,8 @@ from demonstration.measures import victims_since
 from lab.spec import HostSpec
 from policies import PolicyError, check_policy
 from sglang.srt.marconi_utils import ModelCost, cost_from_config
+from sglang.srt.mem_cache.marconi.costs.architectures import DTYPE_BYTES
+from sglang.srt.mem_cache.marconi.costs.fields import Fields
 from sglang.srt.mem_cache.marconi.tuning.hosted_cache import WRITE_POLICIES
 from tqdm import tqdm
 from traces import read_trace
@@ -40,9 +42,6 @@ from live.server_api import ServerUnreachable, flush_cache, marconi_counters, se
 from live.servers import ServerFailed, launch_servers
 from live.under_load import Loop, compare_loaded
 from live.workload import Selection, Turn
-
-#: Bytes of an element of the types in which the servers of these tools run a model.
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -265,10 +264,9 @@ def model_cost(model: Path) -> ModelCost:
         ValueError: the folder does not say which, or none that is known.
     """
     config = json.loads((model / "config.json").read_text())
-    text = config.get("text_config", config)
-    dtype = next(
-        (of[n] for of in (config, text) for n in ("dtype", "torch_dtype") if n in of), None
-    )
+    outer = Fields(config)
+    text = outer.nested("text_config") or outer
+    dtype = outer.get("dtype", "torch_dtype") or text.get("dtype", "torch_dtype")
     if dtype not in DTYPE_BYTES:
         raise ValueError(
             f"{model / 'config.json'} says dtype {dtype!r}; allowed are {', '.join(DTYPE_BYTES)}"

@@ -39,7 +39,8 @@ from sglang.srt.mem_cache.marconi.costs.model import AttentionCount, ModelCost, 
 Builder = Callable[[Fields, int], LayerCost]
 """From the fields of a (text) config and the tensor-parallel size to the cost of all layers."""
 
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+#: Bytes of a number, by the name that configs have for its type.
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class UnknownArchitectureError(ValueError):
@@ -82,7 +83,7 @@ def cost_from_config(
     architecture, builder = _find_builder(outer, text)
     if temporal_dtype_bytes is None:
         dtype = text.get("mamba_ssm_dtype") or outer.get("mamba_ssm_dtype")
-        temporal_dtype_bytes = _DTYPE_BYTES.get(str(dtype).removeprefix("torch."), 4)
+        temporal_dtype_bytes = DTYPE_BYTES.get(str(dtype).removeprefix("torch."), 4)
     return model_cost(
         builder(text, tp_size),
         kv_dtype_bytes=kv_dtype_bytes,
