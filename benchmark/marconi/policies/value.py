@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.eviction.value import PrefixClass, ReuseOdds, ValuePolicy
 from sglang.srt.mem_cache.marconi.eviction.value.odds import prefix_class
+from sglang.srt.mem_cache.marconi.eviction.value.openings import ALONE
 from sglang.srt.mem_cache.marconi.hints import Hint
 from sglang.srt.mem_cache.marconi.prefix import CachedPrefix, HostPool, Pool
 
@@ -28,7 +29,7 @@ class FixedOdds(ReuseOdds):
 
 
 class RoleOdds(ReuseOdds):
-    """All prefixes of a role are alike, whatever their history."""
+    """All prefixes of a role are alike, whatever their history and opening."""
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         super().reached(_without_history(kind), level)
@@ -84,6 +85,14 @@ class NoHintsPolicy(ValuePolicy):
     on_hint = None  # type: ignore[assignment]
 
 
+class NoOpeningsPolicy(ValuePolicy):
+    """Does not tell applications apart."""
+
+    def _history(self, prefix: CachedPrefix) -> tuple[int, int]:
+        turns, _ = super()._history(prefix)
+        return turns, ALONE
+
+
 def _fixed(cost: CostModel, elastic: bool) -> ValuePolicy:
     return ValuePolicy(cost, shared=elastic, odds=FixedOdds())
 
@@ -94,6 +103,7 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
     "no-returns": lambda cost, elastic: NoReturnsPolicy(cost, shared=elastic),
     "no-queue": lambda cost, elastic: NoQueuePolicy(cost, shared=elastic),
     "no-hints": lambda cost, elastic: NoHintsPolicy(cost, shared=elastic),
+    "no-openings": lambda cost, elastic: NoOpeningsPolicy(cost, shared=elastic),
     "no-cost": lambda cost, elastic: NoCostPolicy(cost, shared=elastic),
     "state": lambda cost, elastic: ValuePolicy(cost, frozenset({Pool.STATE})),
 }
@@ -101,8 +111,9 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
 
 @policy_family(
     "value[:WITHOUT]",
-    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-hints, no-cost, state; "
-    "value:seconds weighs FLOPs by the time that the run's model says they take",
+    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-hints, "
+    "no-openings, no-cost, state; value:seconds weighs FLOPs by the time that the run's model says "
+    "they take",
 )
 def value(arguments: PolicyArguments) -> Recipe:
     without = arguments.text()

@@ -31,6 +31,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     level_of,
     prefix_class,
 )
+from sglang.srt.mem_cache.marconi.eviction.value.openings import ALONE
 from sglang.srt.mem_cache.marconi.eviction.value.policy import ValuePolicy
 from sglang.srt.mem_cache.marconi.eviction.value.queues import _first_since
 from sglang.srt.mem_cache.marconi.hints import Hint
@@ -75,6 +76,8 @@ def test_levels_double():
 
 
 RESUMABLE = prefix_class(Role.RESUMABLE)
+#: The same, as the policy watches it where its session shares no opening.
+FRESH = prefix_class(Role.RESUMABLE, opening=ALONE)
 
 
 def test_a_later_use_comes_at_one_of_the_next_levels():
@@ -247,7 +250,7 @@ def test_it_explains_itself():
     policy.on_insert(known, now=10)
     worth = policy.explain(known, Pool.KV)
     assert (worth.kind, worth.age, worth.flops, worth.bytes) == (
-        RESUMABLE,
+        FRESH,
         10,
         60.0,
         40.0,
@@ -302,7 +305,7 @@ def test_where_prefixes_parted_stays_a_fork_while_its_state_is_cached():
     policy.on_change(known)
     known.has_state = True
     policy.on_change(known)
-    assert policy.explain(known, Pool.STATE).kind is RESUMABLE
+    assert policy.explain(known, Pool.STATE).kind is FRESH
 
 
 def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
@@ -317,7 +320,7 @@ def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
         tail = prefix(session, reuse_from=10, reuse_id=1, last_access=now)
         policy.on_insert(tail, now)
     assert policy.explain(system, Pool.STATE).kind is prefix_class(Role.FORK, uses=2)
-    assert policy.explain(tail, Pool.STATE).kind is RESUMABLE
+    assert policy.explain(tail, Pool.STATE).kind is prefix_class(Role.RESUMABLE, opening=1)
     for turn in range(1, 4):
         now += 1
         tail.last_access, tail.children, tail.is_leaf = now, 1, False
@@ -325,7 +328,7 @@ def test_a_session_is_told_by_its_turns_from_a_prompt_that_many_share():
         above, tail = tail, prefix(10 + turn, reuse_id=tail.id, last_access=now)
         policy.on_insert(tail, now)
         kind = policy.explain(tail, Pool.STATE).kind
-        assert kind is prefix_class(Role.RESUMABLE, turns=turn)
+        assert kind is prefix_class(Role.RESUMABLE, turns=turn, opening=1)
         assert policy.explain(above, Pool.STATE).kind.role is Role.SUPERSEDED
 
 
@@ -529,8 +532,8 @@ def test_cohorts_tell_what_each_life_alone_would(events):
         elif what == "begin" and id not in watched:
             stamp = max(now - number, 0)
             role = list(Role)[id % len(Role)]
-            watched[id] = lives.begin(id, role, stamp, uses=id)
-            followed[id] = prefix_class(role, id, 0), stamp
+            watched[id] = lives.begin(id, role, stamp, uses=id, opening=number % 3)
+            followed[id] = prefix_class(role, id, 0, opening=number % 3), stamp
             twin.reached(followed[id][0], level_at(stamp, now))
         elif what in ("use", "lose") and id in watched:
             kind, stamp = followed.pop(id)
@@ -540,7 +543,8 @@ def test_cohorts_tell_what_each_life_alone_would(events):
         elif what == "tell" and id in watched:
             (kind, stamp), hint = followed[id], [None, *Hint][number % 7]
             twin.told(kind, level_at(stamp, now), hint)
-            followed[id] = prefix_class(kind.role, kind.uses, kind.turns, hint), stamp
+            told = prefix_class(kind.role, kind.uses, kind.turns, hint, kind.opening)
+            followed[id] = told, stamp
             lives.tell(watched[id], hint)
         assert odds.notes == twin.notes
     assert sum(sum(cohort.values()) for cohort in lives._alive.values()) == len(watched)

@@ -211,7 +211,9 @@ def test_who_knows_the_trace_saves_most(trace):
     assert saved["elastic", "clairvoyant"] > saved["static", "clairvoyant"] + 0.1
 
 
-@pytest.mark.parametrize("without", ["no-learning", "no-history", "no-returns", "no-cost", "state"])
+@pytest.mark.parametrize(
+    "without", ["no-learning", "no-history", "no-returns", "no-openings", "no-cost", "state"]
+)
 def test_ablations_run(trace, without):
     assert simulate(spec(trace, policy=f"value:{without}"))["flops_saved"] > 0
 

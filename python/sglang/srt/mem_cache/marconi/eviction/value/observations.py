@@ -13,6 +13,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     level_of_cohorts,
     prefix_class,
 )
+from sglang.srt.mem_cache.marconi.eviction.value.openings import ALONE
 from sglang.srt.mem_cache.marconi.hints import Hint
 
 #: A cohort that is so many cohorts old has just outgrown level 0, 1, 2, …
@@ -27,6 +28,7 @@ class Observation:
         id: the prefix's.
         uses, turns: its history, as :class:`PrefixClass` counts it but uncapped.
         stamp: tick of its last use; its age is counted from there.
+        opening: what its session began with, whatever its role.
     """
 
     id: int
@@ -34,6 +36,7 @@ class Observation:
     stamp: int
     uses: int = 0
     turns: int = 0
+    opening: int = ALONE
 
 
 class Observations:
@@ -58,14 +61,11 @@ class Observations:
         *,
         uses: int = 0,
         turns: int = 0,
-        hint: Hint | None = None,
+        opening: int = ALONE,
     ) -> Observation:
-        """Watch a prefix from now on, at the age that it has.
-
-        Args:
-            hint: what was said of it before.
-        """
-        watched = Observation(id, prefix_class(role, uses, turns, hint), stamp, uses, turns)
+        """Watch a prefix from now on, at the age that it has."""
+        kind = prefix_class(role, uses, turns, opening=opening)
+        watched = Observation(id, kind, stamp, uses, turns, opening)
         self._go_on(watched)
         self._odds.reached(watched.kind, self._level(watched))
         return watched
@@ -73,7 +73,7 @@ class Observations:
     def change(self, watched: Observation, role: Role) -> None:
         """It stands in another role now."""
         self.lose(watched)
-        watched.kind = prefix_class(role, watched.uses, watched.turns, watched.kind.hint)
+        watched.kind = _class_of(watched, role, watched.kind.hint)
         self._go_on(watched)
         self._odds.reached(watched.kind, self._level(watched))
 
@@ -82,7 +82,7 @@ class Observations:
         kind = watched.kind
         self._odds.told(kind, self._level(watched), hint)
         self._stop(watched)
-        watched.kind = prefix_class(kind.role, kind.uses, kind.turns, hint)
+        watched.kind = _class_of(watched, kind.role, hint)
         self._go_on(watched)
 
     def use(self, watched: Observation) -> None:
@@ -127,3 +127,7 @@ class Observations:
             del cohort[watched.kind]
         if not cohort:
             del self._alive[number]
+
+
+def _class_of(watched: Observation, role: Role, hint: Hint | None) -> PrefixClass:
+    return prefix_class(role, watched.uses, watched.turns, hint, watched.opening)

@@ -11,6 +11,11 @@ All of this knows of no hint. What was hinted is put beside it: of the prefixes 
 the same was said, or nothing, how many were used, and how many were to be expected? Where the two
 differ by more than chance explains, what is expected is multiplied by their share; where not, the
 hint tells nothing, and all is as without it.
+
+A class knows of no application either. Of those that share an opening it is asked likewise how
+many were used, and how many were to be expected of their class. Where these are far less than by
+chance, what is expected is multiplied by their share, to a power of four: openings of one share are
+one class.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import sqrt
 
+from sglang.srt.mem_cache.marconi.eviction.value.openings import OPENINGS
 from sglang.srt.mem_cache.marconi.hints import Hint
 
 #: Ticks that ages are counted in; about one request.
@@ -28,6 +34,10 @@ COHORT_TICKS = 4
 LEVELS = 25
 #: Counts that tell classes apart are capped here.
 MOST_COUNTED = 2
+#: The least power of four by which one opening is used less than all; few, for each makes queues
+#: of its own. One that is used more is like all: else newcomers would push out what is kept, where
+#: memory is too short for both.
+LEAST_POWER = -3
 
 
 class Role(Enum):
@@ -52,37 +62,59 @@ class PrefixClass:
         uses: requests that resumed at it; ``MOST_COUNTED`` stands for so many and more.
         turns: turns that its session took before it, as far as they were seen, counted likewise.
         hint: what was said of what follows, since it was last used.
+        opening: number of what its session began with (:class:`Openings`), of resumable prefixes;
+            ``None``: any.
+        power: of openings that are used ``4 ** power`` times as often as all; 0 or less.
     """
 
     role: Role
     uses: int
     turns: int
     hint: Hint | None = None
+    opening: int | None = None
+    power: int = 0
 
     @property
     def unhinted(self) -> PrefixClass:
         """The class of the same prefixes if nothing had been said."""
-        return self if self.hint is None else prefix_class(self.role, self.uses, self.turns)
+        if self.hint is None:
+            return self
+        return _CLASSES[self.role, self.uses, self.turns, None, self.opening, self.power]
+
+    def of_all(self, power: int = 0) -> PrefixClass:
+        """The class of their like of any opening, or of all openings of this power."""
+        return _CLASSES[self.role, self.uses, self.turns, self.hint, None, power]
 
 
+_OF_OPENINGS = (
+    *((opening, 0) for opening in (None, *range(OPENINGS + 1))),
+    *((None, power) for power in range(LEAST_POWER, 0)),
+)
 _CLASSES = {
-    (role, uses, turns, hint): PrefixClass(role, uses, turns, hint)
+    (role, uses, turns, hint, *which): PrefixClass(role, uses, turns, hint, *which)
     for role in Role
     for uses in range(MOST_COUNTED + 1)
     for turns in range(MOST_COUNTED + 1)
     for hint in (None, *Hint)
+    for which in (_OF_OPENINGS if role is Role.RESUMABLE else [(None, 0)])
 }
 
 
 def prefix_class(
-    role: Role, uses: int = 0, turns: int = 0, hint: Hint | None = None
+    role: Role,
+    uses: int = 0,
+    turns: int = 0,
+    hint: Hint | None = None,
+    opening: int | None = None,
 ) -> PrefixClass:
-    """The class of prefixes in this role, with this history and this hint."""
+    """The class of prefixes in this role, with this history, this hint and this opening."""
+    if role is not Role.RESUMABLE:
+        opening = None
     if uses > MOST_COUNTED:
         uses = MOST_COUNTED
     if turns > MOST_COUNTED:
         turns = MOST_COUNTED
-    return _CLASSES[role, uses, turns, hint]
+    return _CLASSES[role, uses, turns, hint, opening, 0]
 
 
 #: Before anything was seen: chance that a prefix that came to an age is used before it doubles.
@@ -109,6 +141,8 @@ ENDED_WEIGHT = 8.0
 SHARE_WEIGHT = 2.0
 #: Standard deviations by which uses must differ from those expected, for a hint to tell anything.
 TELLING = 2.5
+#: Likewise, for an opening to tell anything: there are many, and uses come in bursts.
+OPENING_TELLING = 4.0
 #: Doublings of its age within which a prefix is used again, if it is worth waiting for.
 FORESEEN = 8
 #: Where fewer uses are expected, nothing can be found.
@@ -178,6 +212,28 @@ class _Found:
         return [_share(used, uses, at_all) for used, uses in zip(self.used, expected, strict=True)]
 
 
+def _power(own: _Counts, alike: _Counts) -> int:
+    """The power of four nearest to uses found over those expected, if these are far more.
+
+    It is 0 where that may be chance. What was expected is what the like of it see today.
+
+    Args:
+        alike: what they belong to, from which so many uses were to be expected.
+    """
+    used, expected = sum(own.used), 0.0
+    for level, reached in enumerate(own.reached):
+        if reached > 0 and alike.reached[level] > 0:
+            expected += reached * alike.used[level] / alike.reached[level]
+    if expected - used <= OPENING_TELLING * sqrt(expected):
+        return 0
+    share = (used + SHARE_WEIGHT) / (expected + SHARE_WEIGHT)
+    power = 0
+    # Powers of two are exact on every machine.
+    while power > LEAST_POWER and share < 4.0**power / 2:
+        power -= 1
+    return power
+
+
 def _share(used: float, expected: float, first: float, weight: float = SHARE_WEIGHT) -> float:
     """Uses found over those expected, which are ``first`` times as many, if the two differ."""
     likely = expected * first
@@ -190,7 +246,8 @@ def _share(used: float, expected: float, first: float, weight: float = SHARE_WEI
 class ReuseOdds:
     """Survival curves by class, and the rate of reuse that follows from them.
 
-    What is observed counts from the next ``renew`` on, so that rates stay as they are between two.
+    What is observed counts from the next ``renew`` on, so that rates stay as they are between two,
+    but those of an opening whose number is given anew.
     An observation is O(1); after ``renew`` the first question about a class or a level of it is
     O(LEVELS).
     """
@@ -204,6 +261,7 @@ class ReuseOdds:
         self._found: dict[tuple[Role, Hint | None], _Found] = {}
         self._chances: dict[PrefixClass, list[float]] = {}
         self._telling: dict[tuple[Role, Hint | None], list[float]] = {}
+        self._powers: dict[PrefixClass, int] = {}
 
     def reached(self, kind: PrefixClass, level: int) -> None:
         """A prefix of this class came to the ages of ``level``."""
@@ -232,17 +290,25 @@ class ReuseOdds:
     def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None:
         """Something was said of a prefix of this class that came to ``level``."""
         self._expect(kind, level, -1)
-        self._expect(prefix_class(kind.role, kind.uses, kind.turns, hint), level, 1)
+        self._expect(prefix_class(kind.role, kind.uses, kind.turns, hint, kind.opening), level, 1)
 
     def renew(self) -> None:
         """Let all that was observed count."""
         self._rates.clear()
         self._chances.clear()
         self._telling.clear()
+        self._powers.clear()
+
+    def forget_opening(self, number: int) -> None:
+        """An opening of that number is new; O(classes)."""
+        for kind in [kind for kind in self._classes if kind.opening == number]:
+            del self._classes[kind]
+            self._powers.pop(kind, None)
 
     def chance(self, kind: PrefixClass, level: int) -> float:
         """Probability that a prefix that came to ``level`` is used at an age of that level."""
-        chance = self._chance(kind.unhinted, level, self._mean())
+        chance = self._chance(kind.of_all().unhinted, level, self._mean())
+        chance *= 4.0 ** self._by_power(kind).power
         if not self._found:
             return chance
         return min(chance * self._shares_of(kind)[level], MOST_CHANCE)
@@ -255,7 +321,8 @@ class ReuseOdds:
         return 1 - unused
 
     def telling(self, kind: PrefixClass) -> PrefixClass:
-        """The class that has the same chances, until ``renew``, and no hint that tells nothing."""
+        """The class of the same chances, until ``renew``, without what tells nothing."""
+        kind = self._by_power(kind)
         if kind.hint is None:
             return kind
         return kind.unhinted if self._shares(kind) == self._shares(kind.unhinted) else kind
@@ -282,16 +349,32 @@ class ReuseOdds:
         ]
         return self._find(kind).shares(common)
 
+    def _by_power(self, kind: PrefixClass) -> PrefixClass:
+        """The class that it is in place of its opening's, until ``renew``."""
+        if kind.opening is None:
+            return kind
+        plain = kind.unhinted
+        power = self._powers.get(plain)
+        if power is None:
+            *_, alike, own = self._of(plain)
+            power = self._powers[plain] = _power(own, alike)
+        return kind.of_all(power)
+
     def _expect(self, kind: PrefixClass, level: int, count: float) -> None:
         """So many prefixes of this class came to ``level``, some of which are to be used there."""
         self._find(kind).expect(level, count * self._chances_of(kind.unhinted)[level])
 
     def _chances_of(self, kind: PrefixClass) -> list[float]:
         """By level, until ``renew``, if nothing was said."""
+        kind = self._by_power(kind)
         chances = self._chances.get(kind)
         if chances is None:
-            mean = self._mean()
-            chances = [self._chance(kind, level, mean) for level in range(LEVELS)]
+            if kind.power:
+                share = 4.0**kind.power
+                chances = [of * share for of in self._chances_of(kind.of_all())]
+            else:
+                mean = self._mean()
+                chances = [self._chance(kind, level, mean) for level in range(LEVELS)]
             self._chances[kind] = chances
         return chances
 
@@ -333,6 +416,7 @@ class ReuseOdds:
 
     def rates_within(self, kind: PrefixClass, level: int) -> tuple[float, float]:
         """The rate where a level begins, and what it grows by a tick within; until ``renew``."""
+        kind = self._by_power(kind)
         rates = self._rates.get(kind)
         if rates is None:
             rates = self._rates[kind] = _Rates(self._hinted_chances(kind))
@@ -348,7 +432,9 @@ class ReuseOdds:
 
     def _of(self, kind: PrefixClass) -> tuple[_Counts, ...]:
         counts = self._classes.get(kind)
-        if counts is None:
+        if counts is None and kind.opening is not None:
+            counts = self._classes[kind] = (*self._of(kind.of_all()), _Counts())
+        elif counts is None:
             narrow = (self._roles[kind.role], _Counts())
             counts = narrow if kind.role is Role.SUPERSEDED else (self._all, *narrow)
             self._classes[kind] = counts

@@ -20,6 +20,7 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     level_of,
     prefix_class,
 )
+from sglang.srt.mem_cache.marconi.eviction.value.openings import ALONE, Openings
 from sglang.srt.mem_cache.marconi.eviction.value.queues import (
     FRESHNESS,
     Candidate,
@@ -47,7 +48,7 @@ class Worth:
     """Why a prefix is worth keeping, or not.
 
     Attributes:
-        kind: its class: role, uses, turns and hint.
+        kind: its class: role, uses, turns, hint and opening.
         age: ticks since it was last used.
         chance: probability that it is used before its age doubles.
         rate: uses per tick that keeping it brings, at the horizon at which that pays best, or until
@@ -117,6 +118,7 @@ class ValuePolicy:
             for pool in ((Pool.KV,) if shared else Pool)
             if pool in pools
         }
+        self._openings = Openings()
         self._turns = Turns()
         self._expected: dict[AnyPool, Expectations] = {
             pool: Expectations() for pool in self._queues
@@ -167,7 +169,7 @@ class ValuePolicy:
             # A state that was put there again is another request's, which may say otherwise.
             del self._watched[prefix.id]
             self._observations.lose(watched)
-            self._watch(prefix, role, prefix.last_access, watched.uses, watched.turns)
+            self._watch(prefix, role, prefix.last_access, watched.uses, watched)
         elif watched.kind.role is not role:
             self._observations.change(watched, role)
         self._place(prefix)
@@ -277,7 +279,8 @@ class ValuePolicy:
         age = self._now - (prefix.last_access if watched is None else watched.stamp)
         flops, freed = self._flops(prefix), self._bytes(prefix, pool)
         entry = self._entry(prefix.id, self._order_of(pool))
-        # A hint that began to tell since it was put there counts from its next change on.
+        # A hint or an opening that tells something since it was put there counts from its next
+        # change on.
         placed = entry.queue.key[0] if isinstance(entry, Candidate) else kind
         rate = self.odds.rate(placed, age) if watched is not None else 0.0
         if isinstance(entry, Expected):
@@ -320,7 +323,7 @@ class ValuePolicy:
         watched = self._watched.pop(prefix.id, None)
         if watched is not None:
             self._observations.use(watched)
-            self._watch(prefix, role, now, watched.uses + 1, watched.turns)
+            self._watch(prefix, role, now, watched.uses + 1, watched)
             if watched.kind.hint is not None and watched.kind.hint.ends:
                 self._go_on(prefix)
         else:
@@ -334,25 +337,25 @@ class ValuePolicy:
         role: Role,
         stamp: int,
         uses: int = 0,
-        turns: int | None = None,
-        hint: Hint | None = None,
+        before: Observation | None = None,
     ) -> None:
         """Begin to watch a prefix with a state, if it is not watched yet.
 
         Args:
             stamp: tick of its last use.
-            turns: if they were counted before.
-            hint: what was said since then.
+            before: how it was watched until then.
         """
         if prefix.id in self._watched:
             return
         gone = self._evicted.pop(prefix.id, None)
         if gone is not None:
             self._observations.lose(gone)
-        if turns is None:
-            turns = self._turns_before(prefix)
+        if before is None:
+            turns, opening = self._history(prefix)
+        else:
+            turns, opening = before.turns, before.opening
         self._watched[prefix.id] = self._observations.begin(
-            prefix.id, role, stamp, uses=uses, turns=turns, hint=hint
+            prefix.id, role, stamp, uses=uses, turns=turns, opening=opening
         )
 
     def _mark(self, watched: Observation, hint: Hint | None) -> None:
@@ -451,10 +454,26 @@ class ValuePolicy:
         self._queues[pool].discard(id)
         self._expected[pool].discard(id)
 
-    def _turns_before(self, prefix: CachedPrefix) -> int:
-        """Turns that led to a new prefix; what many requests resume at is no session's own."""
+    def _history(self, prefix: CachedPrefix) -> tuple[int, int]:
+        """Turns that led to a new prefix, and what its session began with.
+
+        What many requests resume at is no session's own, and the first such is an opening, unless
+        turns led there: then a session came back to its own history.
+        """
         above = None if prefix.reuse_id is None else self._watched.get(prefix.reuse_id)
-        return 0 if above is None or above.uses > 1 else above.turns + above.uses
+        if above is None:
+            return 0, ALONE
+        opening = above.opening
+        is_shared = above.uses > 1 or above.kind.role is Role.FORK
+        if opening == ALONE and is_shared and not above.turns:
+            opening = self._opening_after(above.id)
+        return 0 if above.uses > 1 else above.turns + above.uses, opening
+
+    def _opening_after(self, id: int) -> int:
+        opening, is_new = self._openings.number(id)
+        if is_new:
+            self.odds.forget_opening(opening)
+        return opening
 
     def _remember(self, watched: Observation) -> None:
         stale = self._evicted.pop(watched.id, None)

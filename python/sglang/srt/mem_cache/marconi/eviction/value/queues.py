@@ -113,7 +113,7 @@ class ValueQueues:
         self, prefix: CachedPrefix, kind: PrefixClass, stamp: int, efficiency: float, now: int
     ) -> None:
         """Enter a prefix, or move it to where it belongs now."""
-        if kind.hint is not None:
+        if kind.hint is not None or kind.opening is not None:
             kind = self._odds.telling(kind)
         key = (kind, frexp(efficiency)[1] if efficiency > 0 else None)
         known = self._members.get(prefix.id)
