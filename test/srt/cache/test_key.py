@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 import tree_harness  # noqa: F401, hides the GPU before SGLang is imported
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sglang.srt.mem_cache.mamba_radix.python_core.key import PlainKey, plain_key
 from sglang.srt.mem_cache.radix_cache import RadixKey
@@ -46,6 +46,7 @@ def test_parts_are_those_of_the_original(key, start, stop):
 
 
 @given(KEYS, KEYS, st.integers(-1, 13), st.sampled_from([1, 1, 2, 4]))
+@example(RadixKey(array("q")), RadixKey(array("q")), -1, 1)
 def test_matches_are_those_of_the_original(mine, other, offset, page_size):
     expected = outcome(mine.match_at, other, offset, page_size=page_size)
     for first in (mine, plain_key(mine)):

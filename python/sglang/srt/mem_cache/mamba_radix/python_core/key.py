@@ -37,7 +37,8 @@ class PlainKey(RadixKey):
         return PlainKey(part.token_ids, part.extra_key, cache_salt=part.cache_salt)
 
     def match_at(self, other: RadixKey, offset: int, page_size: int = 1) -> int:
-        if page_size == 1 and type(other) is PlainKey and other._length - offset >= self._length:
+        reaches = type(other) is PlainKey and 0 <= offset <= other._length - self._length
+        if page_size == 1 and reaches:
             mine, theirs = self.token_ids, other.token_ids
             whole = self.limit is None and theirs[offset : offset + self._length] == mine
             if whole and self._is_beside(other):
