@@ -62,12 +62,17 @@ def seen(odds: ReuseOdds, opening: int, level: int, *, of: int, used: int) -> No
     odds.renew()
 
 
-def test_an_application_that_never_comes_back_has_odds_of_its_own():
+def job_beside_chat() -> ReuseOdds:
+    """What was seen where nothing of the job is used, and most of the chat."""
     odds = ReuseOdds()
     for _ in range(10):
-        for _ in range(4):
-            seen(odds, JOB.opening, 3, of=10, used=0)
+        seen(odds, JOB.opening, 3, of=40, used=0)
         seen(odds, CHAT.opening, 3, of=10, used=8)
+    return odds
+
+
+def test_an_application_that_never_comes_back_has_odds_of_its_own():
+    odds = job_beside_chat()
     assert odds.telling(JOB).power < 0
     assert odds.telling(CHAT) is RESUMABLE, "it is not raised above all"
     assert odds.chance(JOB, 3) < 0.05 < odds.chance(RESUMABLE, 3) == odds.chance(CHAT, 3)
@@ -86,10 +91,7 @@ def test_an_application_like_all_others_changes_nothing():
 
 
 def test_a_hint_is_told_apart_from_an_opening():
-    odds = ReuseOdds()
-    for _ in range(10):
-        seen(odds, JOB.opening, 3, of=10, used=0)
-        seen(odds, CHAT.opening, 3, of=10, used=8)
+    odds = job_beside_chat()
     hinted = prefix_class(Role.RESUMABLE, hint=Hint.SOON, opening=JOB.opening)
     assert hinted.unhinted is JOB
     assert hinted.of_all() is prefix_class(Role.RESUMABLE, hint=Hint.SOON)
@@ -98,12 +100,9 @@ def test_a_hint_is_told_apart_from_an_opening():
 
 
 def test_a_hint_and_an_opening_tell_together():
-    odds = ReuseOdds()
+    odds = job_beside_chat()
     hinted = prefix_class(Role.RESUMABLE, hint=Hint.LAST, opening=JOB.opening)
     for _ in range(10):
-        for _ in range(4):
-            seen(odds, JOB.opening, 3, of=10, used=0)
-        seen(odds, CHAT.opening, 3, of=10, used=8)
         odds.told(CHAT, 3, Hint.LAST)
     odds.renew()
     power = odds.telling(JOB).power
@@ -114,21 +113,14 @@ def test_a_hint_and_an_opening_tell_together():
 
 @pytest.mark.parametrize("age", [0, 20, 1000])
 def test_what_never_comes_back_is_worth_less_at_every_age(age):
-    odds = ReuseOdds()
-    for _ in range(10):
-        for _ in range(4):
-            seen(odds, JOB.opening, 3, of=10, used=0)
-        seen(odds, CHAT.opening, 3, of=10, used=8)
+    odds = job_beside_chat()
     assert odds.rate(JOB, age) < odds.rate(CHAT, age) / 4
     assert odds.ever(JOB, 3) < odds.ever(CHAT, 3) / 4
 
 
 def test_a_number_given_anew_begins_without_evidence():
-    odds = ReuseOdds()
+    odds = job_beside_chat()
     for _ in range(10):
-        for _ in range(4):
-            seen(odds, JOB.opening, 3, of=10, used=0)
-        seen(odds, CHAT.opening, 3, of=10, used=8)
         seen(odds, 3, 3, of=40, used=0)
     assert odds.telling(JOB) is not RESUMABLE
     odds.forget_opening(JOB.opening)

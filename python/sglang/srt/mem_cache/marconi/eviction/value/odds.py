@@ -13,9 +13,9 @@ differ by more than chance explains, what is expected is multiplied by their sha
 hint tells nothing, and all is as without it.
 
 A class knows of no application either. Of those that share an opening it is asked likewise how
-many were used, and how many were to be expected of their class. Where these are far less than by
-chance, what is expected is multiplied by their share, to a power of four: openings of one share are
-one class.
+many were used, and how many were to be expected of their class. Where far fewer were used than
+chance explains, what is expected is multiplied by their share, to a power of four: openings of one
+share are one class.
 """
 
 from __future__ import annotations
