@@ -28,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the trace, and say on stderr how many requests it has."""
     options = parse_arguments(argv)
     try:
-        timing = Timing(**{name: getattr(options, name) for name in _TIMES}, seed=options.seed)
+        timing = Timing(
+            **{name: getattr(options, name) for name in _TIMES},
+            quiet_sessions_per_second=options.quiet_sessions_per_second,
+            shift_after=options.shift_after,
+            seed=options.seed,
+        )
         sizes = Sizes(**{size.name: getattr(options, size.name) for size in fields(Sizes)})
         if options.sessions < 1 or options.block < 1:
             raise ValueError("--sessions and --block must be 1 or more")
@@ -60,6 +65,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in _TIMES:
         flag = f"--{name.replace('_', '-')}"
         times.add_argument(flag, type=float, default=getattr(Timing, name), help="(%(default)s)")
+    times.add_argument(
+        "--quiet-sessions-per-second",
+        type=float,
+        help="rate of every second block of --shift-after sessions (by default there is one rate)",
+    )
+    times.add_argument("--shift-after", type=int, default=Timing.shift_after, help="(%(default)s)")
     sizes = parser.add_argument_group("sizes, in tokens or counts")
     for size in fields(Sizes):
         flag = f"--{size.name}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sglang.srt.mem_cache.marconi.eviction.savings import CostModel
 from sglang.srt.mem_cache.marconi.eviction.value import PrefixClass, ReuseOdds, ValuePolicy
+from sglang.srt.mem_cache.marconi.eviction.value.evidence import Evidence
 from sglang.srt.mem_cache.marconi.eviction.value.odds import prefix_class
 from sglang.srt.mem_cache.marconi.eviction.value.openings import ALONE
 from sglang.srt.mem_cache.marconi.hints import Hint
@@ -57,6 +58,13 @@ def _without_history(kind: PrefixClass) -> PrefixClass:
     return prefix_class(kind.role, hint=kind.hint)
 
 
+class FadingEvidence(Evidence):
+    """Fades, and is never dropped."""
+
+    def holds(self, level: int) -> bool:
+        return True
+
+
 class NoReturnsPolicy(ValuePolicy):
     """Forgets what was evicted."""
 
@@ -100,6 +108,9 @@ def _fixed(cost: CostModel, elastic: bool) -> ValuePolicy:
 ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
     "no-learning": _fixed,
     "no-history": lambda cost, elastic: ValuePolicy(cost, shared=elastic, odds=RoleOdds()),
+    "no-shifts": lambda cost, elastic: ValuePolicy(
+        cost, shared=elastic, odds=ReuseOdds(FadingEvidence)
+    ),
     "no-returns": lambda cost, elastic: NoReturnsPolicy(cost, shared=elastic),
     "no-queue": lambda cost, elastic: NoQueuePolicy(cost, shared=elastic),
     "no-hints": lambda cost, elastic: NoHintsPolicy(cost, shared=elastic),
@@ -111,7 +122,7 @@ ABLATIONS: dict[str, Callable[[CostModel, bool], ValuePolicy]] = {
 
 @policy_family(
     "value[:WITHOUT]",
-    "policy 3; WITHOUT is no-learning, no-history, no-returns, no-queue, no-hints, "
+    "policy 3; WITHOUT is no-learning, no-history, no-shifts, no-returns, no-queue, no-hints, "
     "no-openings, no-cost, state; value:seconds weighs FLOPs by the time that the run's model says "
     "they take",
 )

@@ -1,4 +1,4 @@
-"""When the requests of sessions arrive: the paper's arrival processes, seeded."""
+"""When the requests of sessions arrive: the paper's arrival processes, at one rate or two."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ class Timing:
 
     Attributes:
         sessions_per_second: sessions start as a Poisson process of this rate.
+        quiet_sessions_per_second: rate of every second block of sessions; ``None``: there is one.
+        shift_after: sessions of a block.
         words_per_minute: how fast a user types the next message.
         response_seconds: mean of the exponential time from a request to its complete answer (in
             an agent's session, its tool's work included).
         seed: fixes every draw.
 
     Raises:
-        ValueError: a rate is not above 0, or the mean is below 0.
+        ValueError: a rate is not above 0, no session is before a change, or the mean is below 0.
     """
 
     sessions_per_second: float = 1.0
+    quiet_sessions_per_second: float | None = None
+    shift_after: int = 200
     words_per_minute: float = 90.0
     response_seconds: float = 5.0
     seed: int = 0
@@ -37,6 +41,11 @@ class Timing:
     def __post_init__(self) -> None:
         if not self.sessions_per_second > 0:
             raise ValueError(f"sessions per second are {self.sessions_per_second}; allowed: > 0")
+        quiet = self.quiet_sessions_per_second
+        if quiet is not None and not quiet > 0:
+            raise ValueError(f"quiet sessions per second are {quiet}; allowed: > 0")
+        if self.shift_after < 1:
+            raise ValueError(f"the rate changes after {self.shift_after} sessions; allowed: >= 1")
         if not self.words_per_minute > 0:
             raise ValueError(f"words per minute are {self.words_per_minute}; allowed: > 0")
         if not self.response_seconds >= 0:
@@ -45,9 +54,11 @@ class Timing:
     def starts_ms(self) -> Iterator[float]:
         """Start of each session, without end."""
         rng = random.Random(f"{self.seed}/starts")
+        rates = (self.sessions_per_second, self.quiet_sessions_per_second)
         clock = 0.0
-        while True:
-            clock += rng.expovariate(self.sessions_per_second) * 1000
+        for number in itertools.count():
+            rate = rates[number // self.shift_after % 2] or self.sessions_per_second
+            clock += rng.expovariate(rate) * 1000
             yield clock
 
     def typing_ms(self, words: float) -> float:

@@ -12,6 +12,7 @@ from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigErro
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
 from sglang.srt.mem_cache.marconi.eviction.savings import SurvivingSavings
+from sglang.srt.mem_cache.marconi.eviction.value.evidence import LEVELS, MEMORY
 from sglang.srt.mem_cache.marconi.eviction.value.expectations import TICKS_A_TURN, Turns
 from sglang.srt.mem_cache.marconi.eviction.value.observations import Observations
 from sglang.srt.mem_cache.marconi.eviction.value.odds import (
@@ -19,8 +20,6 @@ from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     COHORT_TICKS,
     FIRST_AGES,
     FORESEEN,
-    LEVELS,
-    MEMORY,
     PRIOR,
     PRIOR_WEIGHT,
     SUPERSEDED_SHARE,

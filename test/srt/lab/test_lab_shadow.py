@@ -212,7 +212,8 @@ def test_who_knows_the_trace_saves_most(trace):
 
 
 @pytest.mark.parametrize(
-    "without", ["no-learning", "no-history", "no-returns", "no-openings", "no-cost", "state"]
+    "without",
+    ["no-learning", "no-history", "no-shifts", "no-returns", "no-openings", "no-cost", "state"],
 )
 def test_ablations_run(trace, without):
     assert simulate(spec(trace, policy=f"value:{without}"))["flops_saved"] > 0

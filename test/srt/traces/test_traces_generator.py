@@ -104,6 +104,19 @@ def test_arrivals_are_the_papers_processes():
         Timing(sessions_per_second=0)
 
 
+def test_sessions_start_seldom_every_other_while():
+    timing = Timing(sessions_per_second=4, quiet_sessions_per_second=0.5, shift_after=1000)
+    starts = [0.0, *itertools.islice(timing.starts_ms(), 3000)]
+    means = [(starts[at + 1000] - starts[at]) / 1000 for at in (0, 1000, 2000)]
+    assert means == pytest.approx([250, 2000, 250], rel=0.1)
+    steady = list(itertools.islice(Timing(sessions_per_second=4).starts_ms(), 1000))
+    assert starts[1:1001] == steady
+    with pytest.raises(ValueError, match="quiet sessions per second are 0"):
+        Timing(quiet_sessions_per_second=0)
+    with pytest.raises(ValueError, match="changes after 0 sessions"):
+        Timing(shift_after=0)
+
+
 def test_only_running_sessions_are_held():
     def one() -> list[Request]:
         return [Request(float(at), "s", 1, 0, (), ()) for at in range(3)]
@@ -138,3 +151,13 @@ def test_the_command_writes_what_the_reader_reads(tmp_path, capsys):
         generate_trace.main([str(paths[0]), "--mix", "best"])
     with pytest.raises(SystemExit, match="turns is 0"):
         generate_trace.main([str(paths[0]), "--turns", "0"])
+
+
+def test_the_command_makes_a_load_that_falls(tmp_path):
+    path = tmp_path / "tide.jsonl"
+    flags = ["--sessions-per-second", "4", "--quiet-sessions-per-second", "0.5"]
+    generate_trace.main(
+        [str(path), "--mix", "noise", "--sessions", "60", "--shift-after", "30", *flags]
+    )
+    starts = [one.timestamp_ms for one in read_trace(path, errors="fail")]
+    assert starts[59] - starts[29] > 3 * (starts[29] - starts[0])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sglang.srt.mem_cache.marconi.eviction.value.evidence import LEVELS
 from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     COHORT_TICKS,
-    LEVELS,
     PrefixClass,
     ReuseOdds,
     Role,

@@ -4,8 +4,9 @@ Ages are grouped into levels that double: level 0 holds ages below ``COHORT_TICK
 those from ``COHORT_TICKS * 2**(i-1)`` up to ``COHORT_TICKS * 2**i`` ticks. For each class and level
 it counts how many prefixes came to that age and how many of them were used there: a survival curve
 from data that evictions cut off (Kaplan and Meier, "Nonparametric Estimation from Incomplete
-Observations", JASA 53, 1958). Where little was seen, a class is expected to be like its role, a
-role like all that are not superseded, and an age like all ages.
+Observations", JASA 53, 1958). :class:`Evidence` drops what no longer holds. Where little was seen,
+a class is expected to be like its role, a role like all that are not superseded, and an age like
+all ages.
 
 All of this knows of no hint. What was hinted is put beside it: of the prefixes of a role of which
 the same was said, or nothing, how many were used, and how many were to be expected? Where the two
@@ -20,18 +21,21 @@ share are one class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import sqrt
 
+from sglang.srt.mem_cache.marconi.eviction.value.evidence import (
+    LEVELS,
+    MOST_CHANCE,
+    Evidence,
+)
 from sglang.srt.mem_cache.marconi.eviction.value.openings import OPENINGS
 from sglang.srt.mem_cache.marconi.hints import Hint
 
 #: Ticks that ages are counted in; about one request.
 COHORT_TICKS = 4
-#: Ages of COHORT_TICKS * 2**(LEVELS-2) ticks and more share the last level.
-LEVELS = 25
 #: Counts that tell classes apart are capped here.
 MOST_COUNTED = 2
 #: The least power of four by which one opening is used less than all; few, for each makes queues
@@ -123,14 +127,10 @@ PRIOR = 0.3
 #: A superseded prefix is used so much less often than others, unless the traffic shows otherwise:
 #: it goes before the rest.
 SUPERSEDED_SHARE = 0.01
-#: Nothing is certain.
-MOST_CHANCE = 0.999
 #: Observations at a level that an expectation weighs as much as.
 PRIOR_WEIGHT = 20.0
 #: Likewise, where a class is expected to be like its role: of the many classes each sees little.
 CLASS_PRIOR_WEIGHT = 100.0
-#: The evidence at a level is halved when it rests on so many prefixes.
-MEMORY = 1000
 #: What is said to be over is used so much less often than if nothing were said, at first; all else
 #: that is said changes nothing then.
 ENDED_SHARE = 0.01
@@ -169,20 +169,6 @@ FIRST_AGES = (0, *(COHORT_TICKS << level >> 1 for level in range(1, LEVELS)))
 WIDTHS = tuple(max(age, COHORT_TICKS) for age in FIRST_AGES)
 
 
-class _Counts:
-    """How many prefixes came to each level, and how many were used there."""
-
-    __slots__ = ("reached", "used")
-
-    def __init__(self) -> None:
-        self.reached = [0.0] * LEVELS
-        self.used = [0.0] * LEVELS
-
-    def chance(self, level: int, expected: float, weight: float = PRIOR_WEIGHT) -> float:
-        used = self.used[level] + weight * expected
-        return min(used / (max(self.reached[level], 0.0) + weight), MOST_CHANCE)
-
-
 class _Found:
     """Uses of what the same was said of, by level: those expected without that, and those found."""
 
@@ -212,7 +198,7 @@ class _Found:
         return [_share(used, uses, at_all) for used, uses in zip(self.used, expected, strict=True)]
 
 
-def _power(own: _Counts, alike: _Counts) -> int:
+def _power(own: Evidence, alike: Evidence) -> int:
     """The power of four nearest to uses found over those expected, if these are far more.
 
     It is 0 where that may be chance. What was expected is what the like of it see today.
@@ -221,9 +207,9 @@ def _power(own: _Counts, alike: _Counts) -> int:
         alike: what they belong to, from which so many uses were to be expected.
     """
     used, expected = sum(own.used), 0.0
-    for level, reached in enumerate(own.reached):
-        if reached > 0 and alike.reached[level] > 0:
-            expected += reached * alike.used[level] / alike.reached[level]
+    for reached, of_all, used_of_all in zip(own.reached, alike.reached, alike.used, strict=True):
+        if of_all:
+            expected += reached * used_of_all / of_all
     if expected - used <= OPENING_TELLING * sqrt(expected):
         return 0
     share = (used + SHARE_WEIGHT) / (expected + SHARE_WEIGHT)
@@ -250,12 +236,16 @@ class ReuseOdds:
     but those of an opening whose number is given anew.
     An observation is O(1); after ``renew`` the first question about a class or a level of it is
     O(LEVELS).
+
+    Args:
+        evidence: makes the counts of a class, and of those that it is like.
     """
 
-    def __init__(self) -> None:
-        self._all = _Counts()
-        self._roles = {role: _Counts() for role in Role}
-        self._classes: dict[PrefixClass, tuple[_Counts, ...]] = {}
+    def __init__(self, evidence: Callable[[], Evidence] = Evidence) -> None:
+        self._evidence = evidence
+        self._all = evidence()
+        self._roles = {role: evidence() for role in Role}
+        self._classes: dict[PrefixClass, tuple[Evidence, ...]] = {}
         self._rates: dict[PrefixClass, _Rates] = {}
         # Before the first hint it is empty, and costs nothing.
         self._found: dict[tuple[Role, Hint | None], _Found] = {}
@@ -277,15 +267,11 @@ class ReuseOdds:
             self._find(kind).used[level] += 1
             kind = kind.unhinted
         for counts in self._classes.get(kind) or self._of(kind):
-            counts.used[level] += 1
+            counts.use(level)
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
         """A prefix stopped being observed at an age of ``level``: it was there half of the time."""
-        if self._found:
-            self._expect(kind, level, -0.5)
-            kind = kind.unhinted
-        for counts in self._classes.get(kind) or self._of(kind):
-            counts.reached[level] -= 0.5
+        self._come(kind, level, -0.5)
 
     def told(self, kind: PrefixClass, level: int, hint: Hint | None) -> None:
         """Something was said of a prefix of this class that came to ``level``."""
@@ -378,28 +364,32 @@ class ReuseOdds:
             self._chances[kind] = chances
         return chances
 
-    def _come(self, kind: PrefixClass, level: int, count: int) -> None:
+    def _come(self, kind: PrefixClass, level: int, count: float) -> None:
         if self._found:
             self._expect(kind, level, count)
             kind = kind.unhinted
         for counts in self._classes.get(kind) or self._of(kind):
-            reached = counts.reached[level] + count
-            if reached >= MEMORY:
-                reached /= 2
-                counts.used[level] /= 2
-            counts.reached[level] = reached
+            if counts.come(level, count):
+                self._forget_openings(counts, level)
+
+    def _forget_openings(self, alike: Evidence, level: int) -> None:
+        """Openings are set beside their class, so they rest on what it rests on; O(classes)."""
+        for kind, counts in self._classes.items():
+            if kind.opening is not None and counts[-2] is alike:
+                counts[-1].forget(level)
 
     def _chance(self, kind: PrefixClass, level: int, mean: float) -> float:
-        expected = self._all.chance(level, mean)
+        expected = self._all.chance(level, mean, PRIOR_WEIGHT)
         if kind.role is Role.SUPERSEDED:
             expected *= SUPERSEDED_SHARE
         *_, role, own = self._of(kind)
-        return own.chance(level, role.chance(level, expected), CLASS_PRIOR_WEIGHT)
+        expected = role.chance(level, expected, PRIOR_WEIGHT)
+        return own.chance(level, expected, CLASS_PRIOR_WEIGHT)
 
     def _mean(self) -> float:
         """The chance at an age that no prefix came to yet: that of all ages together."""
         used = sum(self._all.used) + PRIOR_WEIGHT * PRIOR
-        return used / (max(sum(self._all.reached), 0.0) + PRIOR_WEIGHT)
+        return used / (sum(self._all.reached) + PRIOR_WEIGHT)
 
     def rate(self, kind: PrefixClass, age: int) -> float:
         """Uses per tick of keeping a prefix, over the horizon at which keeping it pays best.
@@ -430,12 +420,12 @@ class ReuseOdds:
         shares = self._shares(kind)
         return [min(of * share, MOST_CHANCE) for of, share in zip(chances, shares, strict=True)]
 
-    def _of(self, kind: PrefixClass) -> tuple[_Counts, ...]:
+    def _of(self, kind: PrefixClass) -> tuple[Evidence, ...]:
         counts = self._classes.get(kind)
         if counts is None and kind.opening is not None:
-            counts = self._classes[kind] = (*self._of(kind.of_all()), _Counts())
+            counts = self._classes[kind] = (*self._of(kind.of_all()), self._evidence())
         elif counts is None:
-            narrow = (self._roles[kind.role], _Counts())
+            narrow = (self._roles[kind.role], self._evidence())
             counts = narrow if kind.role is Role.SUPERSEDED else (self._all, *narrow)
             self._classes[kind] = counts
         return counts

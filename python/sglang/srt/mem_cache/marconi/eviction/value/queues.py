@@ -9,9 +9,9 @@ from itertools import zip_longest
 from math import frexp, inf
 
 from sglang.srt.mem_cache.marconi.eviction.access_order import AccessOrder
+from sglang.srt.mem_cache.marconi.eviction.value.evidence import LEVELS
 from sglang.srt.mem_cache.marconi.eviction.value.odds import (
     FIRST_AGES,
-    LEVELS,
     WIDTHS,
     PrefixClass,
     ReuseOdds,
