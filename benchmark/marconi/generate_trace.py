@@ -4,8 +4,8 @@
 
 Shapes: shared-prefix (SGLang's generated-shared-prefix), few-shot, chat (lengths fitted to
 ShareGPT), agent (append-only), eliding-agent (old observations are dropped) and noise (one-off
-requests). Sessions start as a Poisson process; users type, and answers take their time, by the
-paper's rules. OUT is compressed as its name ends (.xz, .gz, .zst).
+requests). Sessions start as a Poisson process, of one rate or of two in turn; users type, and
+answers take their time, by the paper's rules. OUT is compressed as its name ends (.xz, .gz, .zst).
 """
 
 from __future__ import annotations
@@ -70,7 +70,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         help="rate of every second block of --shift-after sessions (by default there is one rate)",
     )
-    times.add_argument("--shift-after", type=int, default=Timing.shift_after, help="(%(default)s)")
+    times.add_argument(
+        "--shift-after",
+        type=int,
+        default=Timing.shift_after,
+        help="sessions of a block (%(default)s)",
+    )
     sizes = parser.add_argument_group("sizes, in tokens or counts")
     for size in fields(Sizes):
         flag = f"--{size.name}"

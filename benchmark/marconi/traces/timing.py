@@ -20,7 +20,7 @@ class Timing:
 
     Attributes:
         sessions_per_second: sessions start as a Poisson process of this rate.
-        quiet_sessions_per_second: rate of every second block of sessions; ``None``: there is one.
+        quiet_sessions_per_second: rate of every second block of sessions; ``None``: one rate.
         shift_after: sessions of a block.
         words_per_minute: how fast a user types the next message.
         response_seconds: mean of the exponential time from a request to its complete answer (in

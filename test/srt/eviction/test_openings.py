@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -137,20 +138,36 @@ def test_only_what_sessions_resume_at_is_told_apart():
         assert prefix_class(role, opening=3) is prefix_class(role)
 
 
-def test_an_opening_is_not_blamed_for_what_its_class_was():
-    """A class that is used much more than before is set beside what its openings do now."""
-    odds = ReuseOdds()
-    steady = prefix_class(Role.RESUMABLE, opening=1)
-    seen(odds, 1, 3, of=500, used=25)
-    seen(odds, 2, 3, of=500, used=25)
-    assert odds.telling(steady) is RESUMABLE
-    seen(odds, 2, 3, of=2000, used=1500)
+def test_a_run_of_what_is_told_apart_changes_nothing_for_the_others():
+    odds = job_beside_chat()
+    before = odds.chance(RESUMABLE, 3)
+    seen(odds, JOB.opening, 3, of=500, used=0)
+    assert odds.chance(RESUMABLE, 3) == before
+    assert odds.telling(JOB).power < 0
+    seen(odds, JOB.opening, 3, of=200, used=160)
+    assert odds.telling(JOB) is RESUMABLE, "it is used like the chat now"
+    seen(odds, JOB.opening, 3, of=500, used=0)
+    assert odds.chance(RESUMABLE, 3) < before
+
+
+def test_a_change_of_all_tells_none_apart():
+    odds, kinds = ReuseOdds(), [prefix_class(Role.RESUMABLE, opening=n) for n in range(1, 11)]
+
+    def prefixes(rounds: int, used_in: Callable[[int], bool]) -> None:
+        for number in range(rounds):
+            for kind in kinds:
+                odds.reached(kind, 3)
+                if used_in(number):
+                    odds.used(kind, 3)
+            odds.renew()
+            assert {odds.telling(kind) for kind in kinds} == {RESUMABLE}
+
+    prefixes(300, lambda number: number % 20 == 0)
+    assert odds.chance(RESUMABLE, 3) < 0.1
+    prefixes(40, lambda number: number % 4 > 0)
     assert odds.chance(RESUMABLE, 3) > 0.5
-    assert odds.telling(steady) is RESUMABLE
-    for _ in range(40):
-        seen(odds, 1, 3, of=10, used=0)
-        seen(odds, 2, 3, of=10, used=7)
-    assert odds.telling(steady).power < 0, "it is used less than its class is now"
+    prefixes(300, lambda number: number % 20 == 0)
+    assert odds.chance(RESUMABLE, 3) < 0.1
 
 
 @given(
@@ -195,8 +212,10 @@ def test_odds_of_openings_are_those_of_a_recount(events):
                 odds.used(kind, level)
                 noted.append((opening, level, 0, 1))
             else:
+                # Of what never came there is none to lose.
+                odds.reached(kind, level)
                 odds.lost_sight(kind, level)
-                noted.append((opening, level, -0.5, 0))
+                noted.append((opening, level, 0.5, 0))
     odds.renew()
     plain = [odds.chance(RESUMABLE, level) for level in range(LEVELS)]
     came, used = zip(*(_at(level, noted + forgotten) for level in range(LEVELS)), strict=True)
@@ -207,7 +226,12 @@ def test_odds_of_openings_are_those_of_a_recount(events):
             for (mine, _), all_came, of_all in zip(own, came, used, strict=True)
         ]
         found = sum(uses for _, uses in own)
-        tells = sum(likely) - found > OPENING_TELLING * sum(likely) ** 0.5
+        variance = sum(
+            uses * (1 + mine / all_came)
+            for uses, (mine, _), all_came in zip(likely, own, came, strict=True)
+            if uses
+        )
+        tells = sum(likely) - found > OPENING_TELLING * variance**0.5
         share = (found + SHARE_WEIGHT) / (sum(likely) + SHARE_WEIGHT)
         power = next(p for p in (0, -1, -2, LEAST_POWER) if share >= 4**p / 2 or p == LEAST_POWER)
         power = power if tells else 0

@@ -8,11 +8,12 @@ from bisect import bisect_left
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies.value import FadingEvidence
 from sglang.srt.mem_cache.marconi.config import MarconiConfig, MarconiConfigError
 from sglang.srt.mem_cache.marconi.eviction.lru import LruPolicy
 from sglang.srt.mem_cache.marconi.eviction.registry import create_policy
 from sglang.srt.mem_cache.marconi.eviction.savings import SurvivingSavings
-from sglang.srt.mem_cache.marconi.eviction.value.evidence import LEVELS, MEMORY
+from sglang.srt.mem_cache.marconi.eviction.value.evidence import LEVELS, MEMORY, Evidence
 from sglang.srt.mem_cache.marconi.eviction.value.expectations import TICKS_A_TURN, Turns
 from sglang.srt.mem_cache.marconi.eviction.value.observations import Observations
 from sglang.srt.mem_cache.marconi.eviction.value.odds import (
@@ -199,8 +200,9 @@ def test_what_was_not_seen_is_expected_to_be_like_what_is_closest():
     assert odds.chance(superseded, 4) == pytest.approx(SUPERSEDED_SHARE, rel=0.1)
 
 
-def test_old_evidence_gives_way():
-    odds = ReuseOdds()
+@pytest.mark.parametrize("evidence", [Evidence, FadingEvidence])
+def test_old_evidence_gives_way(evidence):
+    odds = ReuseOdds(evidence)
     for _ in range(10 * MEMORY):
         odds.reached(RESUMABLE, 4)
         odds.used(RESUMABLE, 4)

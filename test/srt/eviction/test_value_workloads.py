@@ -72,7 +72,7 @@ def test_what_no_longer_holds_is_not_waited_for_to_fade(seed):
         sessions_per_second=2, quiet_sessions_per_second=0.2, shift_after=300, seed=seed
     )
     chats = workload("chat", sessions=400, timing=timing)
-    # The quiet time begins in the last quarter.
+    # The last quarter lies in the quiet time.
     parts = chats[: len(chats) * 3 // 4], chats[len(chats) * 3 // 4 :]
 
     def saved(cache: ShadowCache) -> list[float]:

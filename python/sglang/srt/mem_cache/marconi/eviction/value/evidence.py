@@ -15,8 +15,8 @@ LEVELS = 25
 MEMORY = 1000
 #: Prefixes that are set beside those before: enough to tell a third from a tenth.
 LATEST = 64
-#: Standard deviations by which they must differ. If uses did not depend on each other, one look in
-#: twenty would find so much by chance.
+#: Standard deviations by which they must differ. If uses did not depend on each other, at most one
+#: look in twenty would find so much by chance.
 CONTRADICTING = 2.0
 #: Nothing is certain.
 MOST_CHANCE = 0.999
@@ -25,9 +25,11 @@ MOST_CHANCE = 0.999
 class Evidence:
     """Counts by level (0 to ``LEVELS - 1``), of prefixes that are taken for alike.
 
-    A prefix counts when it comes to a level, its use when that happens: counting both at the use,
-    or when it outgrew the level, at first nothing but uses would be seen of old ages. All methods
-    are O(1), the properties O(LEVELS).
+    A prefix counts when it comes to a level, and its use when that happens. If both counted only
+    once it is used or has outgrown the level, nothing but uses would be seen of old ages at first.
+    So the uses of a while are in part those of prefixes that came before it.
+
+    All methods are O(1), the properties O(LEVELS).
     """
 
     __slots__ = ("_before", "_latest", "_latest_used", "_used_before")
@@ -42,7 +44,7 @@ class Evidence:
     def reached(self) -> list[float]:
         """Prefixes that came to each level; at least those that were used there.
 
-        One that was lost sight of counts half. It may have come before what was dropped since.
+        One that was lost sight of counts half, also where its coming was dropped or never counted.
         """
         counts = zip(self._before, self._latest, self.used, strict=True)
         return [max(before + latest, used) for before, latest, used in counts]
@@ -54,22 +56,20 @@ class Evidence:
         return [before + latest for before, latest in counts]
 
     def come(self, level: int, count: float) -> bool:
-        """So many more came to ``level``; below 0, fewer.
+        """So many more came to ``level``; below 0, fewer, down to none.
 
         Returns:
             Whether the earlier evidence at that level was dropped.
         """
-        latest = self._latest[level] = self._latest[level] + count
-        return latest >= LATEST and self._weigh(level)
+        latest = self._latest[level] + count
+        if count < 0:
+            latest = max(latest, -self._before[level])
+        self._latest[level] = latest
+        return latest >= LATEST and self.weigh(level)
 
     def use(self, level: int) -> None:
         """One was used at ``level``."""
         self._latest_used[level] += 1
-
-    def forget(self, level: int) -> None:
-        """Drop all that is known of ``level``."""
-        self._before[level] = self._used_before[level] = 0.0
-        self._latest[level] = self._latest_used[level] = 0.0
 
     def chance(self, level: int, expected: float, weight: float) -> float:
         """Share that was used at ``level``, at most ``MOST_CHANCE``.
@@ -83,7 +83,7 @@ class Evidence:
         return min((used + weight * expected) / (reached + weight), MOST_CHANCE)
 
     def holds(self, level: int) -> bool:
-        """Whether the latest were used as often as those before, or chance explains why not."""
+        """Whether uses were as frequent while the latest came as before, but for chance."""
         before, latest = self._before[level], self._latest[level]
         used_before, used = self._used_before[level], self._latest_used[level]
         # More uses than prefixes are uses of those before.
@@ -91,11 +91,12 @@ class Evidence:
             return True
         excess = used - used_before * latest / before
         # Of many that are used with a small chance each, the variance is the mean. The chance is
-        # that of all together, for both differ from it; of few, one more use is still chance.
+        # that of all together, for both differ from it; of few, two more uses are still chance.
         variance = max((used_before + used) * latest / before, 1.0)
         return excess * excess <= CONTRADICTING * CONTRADICTING * variance
 
-    def _weigh(self, level: int) -> bool:
+    def weigh(self, level: int) -> bool:
+        """Drop what is earlier than the latest if it does not hold, and say whether it did not."""
         holds = self.holds(level)
         before, used_before = self._latest[level], self._latest_used[level]
         if holds:
@@ -104,6 +105,6 @@ class Evidence:
         if before >= MEMORY:
             before /= 2
             used_before /= 2
-        self.forget(level)
         self._before[level], self._used_before[level] = before, used_before
+        self._latest[level] = self._latest_used[level] = 0.0
         return not holds

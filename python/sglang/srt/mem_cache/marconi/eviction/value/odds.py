@@ -206,11 +206,14 @@ def _power(own: Evidence, alike: Evidence) -> int:
     Args:
         alike: what they belong to, from which so many uses were to be expected.
     """
-    used, expected = sum(own.used), 0.0
+    used, expected, variance = sum(own.used), 0.0, 0.0
     for reached, of_all, used_of_all in zip(own.reached, alike.reached, alike.used, strict=True):
         if of_all:
-            expected += reached * used_of_all / of_all
-    if expected - used <= OPENING_TELLING * sqrt(expected):
+            likely = reached * used_of_all / of_all
+            expected += likely
+            # As in Evidence.holds; of a class that few came to, little is to be expected surely.
+            variance += likely * (1 + reached / of_all)
+    if expected - used <= OPENING_TELLING * sqrt(variance):
         return 0
     share = (used + SHARE_WEIGHT) / (expected + SHARE_WEIGHT)
     power = 0
@@ -234,8 +237,8 @@ class ReuseOdds:
 
     What is observed counts from the next ``renew`` on, so that rates stay as they are between two,
     but those of an opening whose number is given anew.
-    An observation is O(1); after ``renew`` the first question about a class or a level of it is
-    O(LEVELS).
+    An observation is O(1), or O(classes) where evidence is dropped. After ``renew`` the first about
+    an opening is O(LEVELS), and so is the first question about a class or a level of it.
 
     Args:
         evidence: makes the counts of a class, and of those that it is like.
@@ -266,7 +269,7 @@ class ReuseOdds:
         if self._found:
             self._find(kind).used[level] += 1
             kind = kind.unhinted
-        for counts in self._classes.get(kind) or self._of(kind):
+        for counts in self._about(kind):
             counts.use(level)
 
     def lost_sight(self, kind: PrefixClass, level: int) -> None:
@@ -339,12 +342,15 @@ class ReuseOdds:
         """The class that it is in place of its opening's, until ``renew``."""
         if kind.opening is None:
             return kind
-        plain = kind.unhinted
-        power = self._powers.get(plain)
+        return kind.of_all(self._power_of(kind.unhinted))
+
+    def _power_of(self, kind: PrefixClass) -> int:
+        """By how much less an opening is used than its class, until ``renew``."""
+        power = self._powers.get(kind)
         if power is None:
-            *_, alike, own = self._of(plain)
-            power = self._powers[plain] = _power(own, alike)
-        return kind.of_all(power)
+            *_, alike, own = self._of(kind)
+            power = self._powers[kind] = _power(own, alike)
+        return power
 
     def _expect(self, kind: PrefixClass, level: int, count: float) -> None:
         """So many prefixes of this class came to ``level``, some of which are to be used there."""
@@ -368,15 +374,24 @@ class ReuseOdds:
         if self._found:
             self._expect(kind, level, count)
             kind = kind.unhinted
-        for counts in self._classes.get(kind) or self._of(kind):
-            if counts.come(level, count):
-                self._forget_openings(counts, level)
+        for counts in self._about(kind):
+            if counts.come(level, count) and kind.opening is not None:
+                self._weigh_openings(counts, level)
 
-    def _forget_openings(self, alike: Evidence, level: int) -> None:
-        """Openings are set beside their class, so they rest on what it rests on; O(classes)."""
+    def _weigh_openings(self, alike: Evidence, level: int) -> None:
+        """Where a class changed, see which of its openings did, before they are set beside it."""
         for kind, counts in self._classes.items():
             if kind.opening is not None and counts[-2] is alike:
-                counts[-1].forget(level)
+                counts[-1].weigh(level)
+
+    def _about(self, kind: PrefixClass) -> tuple[Evidence, ...]:
+        """What a prefix of an unhinted class is evidence on.
+
+        What is told apart is none on its class, its role and all: else a run of it would look like
+        a change of the others.
+        """
+        counts = self._classes.get(kind) or self._of(kind)
+        return counts[-1:] if kind.opening is not None and self._power_of(kind) else counts
 
     def _chance(self, kind: PrefixClass, level: int, mean: float) -> float:
         expected = self._all.chance(level, mean, PRIOR_WEIGHT)
